@@ -1,0 +1,145 @@
+"""Moonshine over a window of audio: greedy text from a known prefix, cheaply re-read as the window grows.
+
+A live captioner reads the same window again and again, each time a little longer. What it read last time is a good
+guess of what it will read now, so the guess is checked in one pass of the decoder over the whole row of tokens, and
+only what comes after the first disagreement is decoded token by token. The result is what plain greedy decoding with
+these graphs would give, for about four decoder calls instead of thirty.
+
+The graphs are callables, so nothing here knows ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streaming_models.alignment import token_ends
+from streaming_models.tokens import END_ID, START_ID, TokenTable
+
+FloatArray = NDArray[np.float32]
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_SAMPLES = 384
+"""Hop of the encoder: convolutions of stride 64, 3 and 2, so 24 ms."""
+MIN_WINDOW_SAMPLES = 4_800
+"""Shorter windows are padded with silence: the encoder's convolutions reach over 1,900 samples."""
+MAX_TOKENS_PER_S = 7.0
+"""Moonshine's own bound against endless repeats is 6.5; fast talkers of AMI reach 6.6."""
+ALIGNMENT_HEADS: tuple[tuple[int, int], ...] = ((3, 5), (3, 6), (3, 7), (4, 7), (5, 3), (5, 4), (5, 6), (5, 7))
+"""(layer, head) pairs whose cross-attention follows the speech: the eight nearest to AMI's word times (dev clips)."""
+
+Caches = dict[str, FloatArray]
+
+
+class Graphs(Protocol):
+    """Moonshine's three graphs. Implementations may be called from several threads."""
+
+    def encode(self, samples: FloatArray) -> FloatArray:
+        """(S,) float32 at 16 kHz -> (T, D)."""
+
+    def read_prefix(
+        self, tokens: list[int], hidden: FloatArray, samples: int, logits_from: int
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        """U tokens at once -> logits (U - logits_from, V), caches, cross-attention (layers, heads, U, T)."""
+
+    def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
+        """One more token after `caches` -> logits (V,), grown caches."""
+
+    def truncate(self, caches: Caches, tokens: int) -> Caches:
+        """The caches after the first `tokens` tokens."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read from a window.
+
+    `tokens` without start and end; `confidence` is each token's probability, `bounds` (U + 1,) its frames, counted
+    from the window's first sample.
+    """
+
+    tokens: tuple[int, ...]
+    confidence: tuple[float, ...]
+    bounds: tuple[int, ...]
+
+
+class Moonshine:
+    """Greedy reading of windows with a fixed prefix and a guess."""
+
+    def __init__(self, graphs: Graphs, table: TokenTable) -> None:
+        self._graphs = graphs
+        self.table = table
+
+    def read(self, samples: FloatArray, prefix: tuple[int, ...] = (), guess: tuple[int, ...] = ()) -> Reading:
+        """Read a window.
+
+        Args:
+            samples: (S,) float32 at 16 kHz.
+            prefix: tokens that the text must begin with (already committed).
+            guess: tokens that probably follow them; changes the cost, not the result.
+
+        Returns:
+            The whole row of tokens, prefix included.
+        """
+        if len(samples) < MIN_WINDOW_SAMPLES:
+            samples = np.pad(samples, (0, MIN_WINDOW_SAMPLES - len(samples)))
+        count = len(samples)
+        limit = max(len(prefix) + 2, int(np.ceil(count / SAMPLE_RATE_HZ * MAX_TOKENS_PER_S)))
+        hidden = self._graphs.encode(samples)
+        guess = guess[: max(0, limit - len(prefix))]
+        row = [START_ID, *prefix, *guess]
+        # Row r of the logits predicts the token after row[len(prefix) + r].
+        logits, caches, attention = self._graphs.read_prefix(row, hidden, count, len(prefix))
+        agreed = 0
+        while agreed < len(guess) and int(logits[agreed].argmax()) == guess[agreed]:
+            agreed += 1
+        tokens = [*prefix, *guess[:agreed]]
+        confidence = [1.0] * len(prefix) + [_probability(logits[i], guess[i]) for i in range(agreed)]
+        caches = self._graphs.truncate(caches, len(tokens) + 1)
+        latest = logits[agreed]
+        added = 0
+        while len(tokens) < limit:
+            token = int(latest.argmax())
+            if token == END_ID:
+                break
+            if _repeats(tokens, token):
+                tokens, confidence = _without_repeats(tokens, confidence, len(prefix))
+                added = 1
+                break
+            tokens.append(token)
+            confidence.append(_probability(latest, token))
+            added += 1
+            latest, caches = self._graphs.add_token(token, hidden, count, caches)
+        if added:
+            _, _, attention = self._graphs.read_prefix([START_ID, *tokens], hidden, count, len(tokens))
+        heads = attention.reshape(-1, *attention.shape[2:])
+        if ALIGNMENT_HEADS:
+            heads = np.stack([attention[layer, head] for layer, head in ALIGNMENT_HEADS])
+        # Row u of the attention was made while token u + 1 was being predicted; the last row predicted the end.
+        bounds = token_ends(heads[:, : len(tokens) + 1])
+        return Reading(tuple(tokens), tuple(confidence), tuple(int(b) for b in bounds[: len(tokens) + 1]))
+
+
+def _probability(logits: FloatArray, token: int) -> float:
+    shifted = logits - logits.max()
+    return float(np.exp(shifted[token]) / np.exp(shifted).sum())
+
+
+def _repeats(tokens: list[int], token: int) -> bool:
+    """Whether `token` would complete a phrase said four times in a row (1-8 tokens), which people do not do."""
+    row = [*tokens, token]
+    for size in range(1, 9):
+        if len(row) >= 4 * size and all(row[-size:] == row[-(k + 1) * size : -k * size] for k in (1, 2, 3)):
+            return True
+    return False
+
+
+def _without_repeats(tokens: list[int], confidence: list[float], keep: int) -> tuple[list[int], list[float]]:
+    """Cut a looping end back to its first round; never into the committed prefix."""
+    for size in range(1, 9):
+        if len(tokens) >= 3 * size and tokens[-size:] == tokens[-2 * size : -size] == tokens[-3 * size : -2 * size]:
+            end = max(keep, len(tokens) - 2 * size)
+            return tokens[:end], confidence[:end]
+    return tokens, confidence

@@ -1,0 +1,53 @@
+"""Moonshine's token table: ids to text and back to words.
+
+The file `tokenizer.bin` is a row of entries, each a length (one byte, or two when the first is >= 128:
+`first - 128 + 128 * second`) and that many UTF-8 bytes. A token that begins a word begins with U+2581; the byte
+tokens 3..258 stand for single bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WORD_START = "\u2581".encode()
+START_ID, END_ID = 1, 2
+FIRST_BYTE_ID, LAST_BYTE_ID = 3, 258
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """`pieces[id]` is the token's bytes."""
+
+    pieces: tuple[bytes, ...]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TokenTable:
+        """Read `tokenizer.bin`.
+
+        Raises:
+            ValueError: the data end inside an entry.
+        """
+        pieces: list[bytes] = []
+        at = 0
+        while at < len(data):
+            length = data[at]
+            at += 1
+            if length >= 128:
+                if at >= len(data):
+                    raise ValueError(f"token table ends inside a length at byte {at}")
+                length += 128 * data[at] - 128
+                at += 1
+            if at + length > len(data):
+                raise ValueError(f"token table ends inside token {len(pieces)}: {length} bytes wanted")
+            pieces.append(data[at : at + length])
+            at += length
+        return cls(tuple(pieces))
+
+    def starts_word(self, token: int) -> bool:
+        """Whether this token begins a new word."""
+        return self.pieces[token].startswith(WORD_START)
+
+    def text(self, tokens: list[int]) -> str:
+        """Plain text of a row of tokens; special tokens vanish, broken UTF-8 becomes U+FFFD."""
+        raw = b"".join(self.pieces[t] for t in tokens if t > END_ID)
+        return raw.replace(WORD_START, b" ").decode("utf-8", errors="replace").strip()

@@ -1,0 +1,285 @@
+"""The one path of a chunk of audio, top to bottom: resample, front end, recognise, tell speakers apart, caption.
+
+Synchronous and deterministic: the audio is cut into blocks of fixed length before anything is decided, so the captions
+depend neither on how the client cut it nor on how busy the machine is. Runs on a worker thread, never on the event
+loop. One `Pipeline` is one session's whole streaming state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.captions import CaptionBuilder
+from server.clock import MODEL_RATE_HZ, ms_to_samples, samples_to_ms
+from server.ingest.align import Resampler
+from server.protocol import AudioFormat, LabelState, Levels, ServerMessage, SpeakerName
+from server.protocol import Warning as WarningMessage
+from streaming_models.fbank import centred, fbank
+from streaming_models.frontend import MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput
+from streaming_models.recogniser import Recogniser, Recognition, Word
+from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry, label_text
+
+FloatArray = NDArray[np.float32]
+
+UNNAMED = label_text(0)
+"""What the registry calls a voice that it cannot name; on the wire that is ""."""
+BLOCK_SAMPLES = 1_024
+"""Two frames of the voice activity detector: 64 ms, what one `step` of the line works on."""
+LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
+TURN_VOICE_SAMPLES = 2 * MODEL_RATE_HZ
+"""Speech of a turn on a person's own microphone after which its voice is compared; or at the turn's end."""
+MIN_VOICE_SAMPLES = ms_to_samples(600)
+"""Less speech than this says nothing about a voice."""
+MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
+"""More speech than this costs and adds nothing."""
+NEIGHBOURHOOD_SAMPLES = tuple(ms_to_samples(ms) for ms in (0, 300, 1_000, 3_000))
+"""How far around a word a speaker is looked for: the word's own times are off by 150 ms on average."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the line needs of `inference.py`, as callables: nothing here knows ONNX Runtime."""
+
+    recogniser: Callable[[], Recogniser]
+    segment: Segment
+    embed: Embed
+
+
+@dataclass
+class _Lane:
+    """One line of speech: the mix of all channels, or one person's microphone."""
+
+    number: int
+    offset_samples: int
+    recogniser: Recogniser
+    diarizer: Diarizer | None = None
+    # A person's own microphone only:
+    audio: FloatArray | None = None  # the last MAX_VOICE_SAMPLES + some, to take a voice from
+    heard_samples: int = 0
+    spoken: tuple[Word, ...] = ()  # committed words of the open turn
+    compared: bool = False
+    label: str = ""
+    state: LabelState = "provisional"
+    speaking: bool = False
+
+
+class Pipeline:
+    """Audio of one session in, messages out (their envelope is filled by the session)."""
+
+    def __init__(self, audio: AudioFormat, models: Models, registry: SpeakerRegistry | None = None) -> None:
+        self._audio = audio
+        self._models = models
+        self.registry = registry or SpeakerRegistry()
+        geometry = None if audio.geometry_m is None else np.array(audio.geometry_m, np.float32)
+        self._resampler = Resampler(audio.sample_rate_hz, audio.channels)
+        self._front = FrontEnd(audio.channels, audio.layout, geometry)
+        self._captions = CaptionBuilder()
+        self._lanes: dict[int, _Lane] = {}
+        self._carry = np.zeros((audio.channels, 0), np.float32)
+        self._clock = 0
+        self._dead: set[int] = set()
+        self._named: set[str] = set()
+
+    @property
+    def audio_ms(self) -> int:
+        """Audio that has been through the line."""
+        return samples_to_ms(self._clock)
+
+    @property
+    def word_count(self) -> int:
+        """Final words so far."""
+        return self._captions.word_count
+
+    def step(self, pcm: FloatArray) -> list[ServerMessage]:
+        """Take audio in order.
+
+        Args:
+            pcm: (C, S) float32 in [-1, 1] at the client's rate; S may be 0.
+        """
+        return self._run(self._resampler.step(pcm))
+
+    def flush(self) -> list[ServerMessage]:
+        """The audio has ended: caption everything that was said."""
+        messages = self._run(self._resampler.flush())
+        if self._carry.shape[1]:
+            messages += self._block(self._carry)
+            self._carry = self._carry[:, :0]
+        messages += self._hear(self._front.flush())
+        for lane in list(self._lanes.values()):
+            messages += self._close_lane(lane)
+        return messages
+
+    def _run(self, pcm: FloatArray) -> list[ServerMessage]:
+        self._carry = np.concatenate((self._carry, pcm), axis=1)
+        messages: list[ServerMessage] = []
+        whole = self._carry.shape[1] // BLOCK_SAMPLES * BLOCK_SAMPLES
+        for at in range(0, whole, BLOCK_SAMPLES):
+            messages += self._block(self._carry[:, at : at + BLOCK_SAMPLES])
+        self._carry = self._carry[:, whole:]
+        return messages
+
+    def _block(self, block: FloatArray) -> list[ServerMessage]:
+        before = self._clock // LEVELS_EVERY_SAMPLES
+        self._clock += block.shape[1]
+        messages = self._hear(self._front.step(block))
+        if self._clock // LEVELS_EVERY_SAMPLES != before:
+            messages.append(self._levels())
+        return messages
+
+    def _hear(self, heard: FrontEndOutput) -> list[ServerMessage]:
+        messages: list[ServerMessage] = []
+        for event in heard.events:
+            messages += self._report(event)
+        for stretch in heard.lanes:
+            lane = self._lanes.get(stretch.lane)
+            if lane is None:
+                if MIX_LANE in self._lanes:  # close talk was recognised: the mix has said its last
+                    messages += self._close_lane(self._lanes.pop(MIX_LANE))
+                lane = self._lanes[stretch.lane] = self._new_lane(stretch.lane, stretch.start_sample)
+            messages += self._listen(lane, stretch.pcm)
+        return messages
+
+    def _new_lane(self, number: int, offset_samples: int) -> _Lane:
+        lane = _Lane(number, offset_samples, self._models.recogniser())
+        if number == MIX_LANE:
+            lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
+        else:
+            lane.audio = np.zeros(0, np.float32)
+        return lane
+
+    def _listen(self, lane: _Lane, pcm: FloatArray) -> list[ServerMessage]:
+        messages: list[ServerMessage] = []
+        if lane.diarizer is not None:
+            decided = lane.diarizer.decided_until_sample
+            lane.diarizer.step(pcm)
+            if lane.diarizer.decided_until_sample != decided:
+                messages += self._relabel(lane)
+        if lane.audio is not None:
+            lane.audio = np.concatenate((lane.audio, pcm))[-4 * MAX_VOICE_SAMPLES :]
+            lane.heard_samples += len(pcm)
+        for recognition in lane.recogniser.step(pcm):
+            messages += self._caption(lane, recognition)
+        return messages
+
+    def _close_lane(self, lane: _Lane) -> list[ServerMessage]:
+        messages: list[ServerMessage] = []
+        for recognition in lane.recogniser.flush():
+            messages += self._caption(lane, recognition)
+        if lane.diarizer is not None:
+            lane.diarizer.flush()
+            messages += self._relabel(lane)
+        return messages
+
+    def _caption(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
+        messages: list[ServerMessage] = []
+        corrections: list[ServerMessage] = []
+        if lane.audio is not None:
+            corrections = self._recognise_voice(lane, recognition)
+            messages += self._name_of_channel(lane)
+        on_clock = _shifted(recognition, lane.offset_samples)
+        words = on_clock.committed or on_clock.tail
+        direction = None
+        if words:
+            direction = self._front.direction_deg(words[0].start_sample, words[-1].end_sample, lane.number)
+        messages += self._captions.step(lane.number, on_clock, lambda a, b: self._speaker_of(lane, a, b), direction)
+        return messages + corrections
+
+    def _relabel(self, lane: _Lane) -> list[ServerMessage]:
+        assert lane.diarizer is not None, "only the mix is relabelled by activity"
+        start = lane.diarizer.revised_from_sample + lane.offset_samples - NEIGHBOURHOOD_SAMPLES[-1]
+        end = lane.diarizer.decided_until_sample + lane.offset_samples + NEIGHBOURHOOD_SAMPLES[-1]
+        return self._captions.relabel(lane.number, start, end, lambda a, b: self._speaker_of(lane, a, b))
+
+    def _speaker_of(self, lane: _Lane, start_sample: int, end_sample: int) -> tuple[str, LabelState]:
+        if lane.diarizer is None:
+            return lane.label, lane.state
+        start, end = start_sample - lane.offset_samples, end_sample - lane.offset_samples
+        state: LabelState = "provisional"
+        for around in NEIGHBOURHOOD_SAMPLES:
+            label, state, _ = lane.diarizer.speaker_at(max(0, start - around), end + around)
+            if label and label != UNNAMED:
+                return label, state
+        return "", state
+
+    def _recognise_voice(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
+        """On a person's own microphone: compare the voice once a turn, and correct the turn's first words if needed."""
+        lane.speaking = not recognition.ended and bool(recognition.tail or recognition.committed or lane.spoken)
+        lane.spoken += recognition.committed
+        speech = sum(word.end_sample - word.start_sample for word in lane.spoken)
+        corrections: list[ServerMessage] = []
+        enough = speech >= (MIN_VOICE_SAMPLES if recognition.ended or not lane.label else TURN_VOICE_SAMPLES)
+        if lane.spoken and not lane.compared and enough:
+            before = lane.label
+            self._compare(lane)
+            if lane.label != before and len(lane.spoken) > len(recognition.committed):
+                first, last = lane.spoken[0].start_sample, lane.spoken[-1].end_sample
+                corrections = self._captions.relabel(
+                    lane.number,
+                    first + lane.offset_samples,
+                    last + lane.offset_samples,
+                    lambda a, b: self._speaker_of(lane, a, b),
+                )
+        if recognition.ended:
+            lane.spoken, lane.compared = (), False
+        return corrections
+
+    def _compare(self, lane: _Lane) -> None:
+        assert lane.audio is not None, "only a person's own microphone is compared turn by turn"
+        oldest = lane.heard_samples - len(lane.audio)
+        pieces = [lane.audio[max(0, w.start_sample - oldest) : max(0, w.end_sample - oldest)] for w in lane.spoken]
+        voice = np.concatenate(pieces)[-MAX_VOICE_SAMPLES:]
+        if len(voice) < MIN_VOICE_SAMPLES // 2:
+            return
+        rows = centred(fbank(voice))
+        embedding = self._models.embed(rows, np.ones(len(rows), np.float32))
+        others = {o.label for o in self._lanes.values() if o is not lane and o.speaking and o.label}
+        seconds = len(voice) / MODEL_RATE_HZ
+        label, lane.state, _ = self.registry.assign_turn(embedding, seconds, lane.number, others)
+        lane.label = "" if label == UNNAMED else label
+        lane.compared = True
+
+    def _name_of_channel(self, lane: _Lane) -> list[ServerMessage]:
+        names = self._audio.channel_names
+        name = names[lane.number] if names else ""
+        if not name or not lane.label or lane.label in self._named:
+            return []
+        self._named.add(lane.label)
+        return [SpeakerName(session_id="", speaker=lane.label, name=name)]
+
+    def _report(self, event: FrontEndEvent) -> list[ServerMessage]:
+        if event.channel is not None and event.kind in ("dead", "recovered"):
+            (self._dead.add if event.kind == "dead" else self._dead.discard)(event.channel)
+        if event.kind in ("layout", "reference"):
+            return []
+        channel = -1 if event.channel is None else event.channel
+        return [WarningMessage(session_id="", code=f"microphone_{event.kind}", message=event.detail, channel=channel)]
+
+    def _levels(self) -> Levels:
+        return Levels(
+            session_id="",
+            levels_db=[round(float(v), 1) for v in np.maximum(self._front.levels_db(), -120.0)],
+            dead_channels=sorted(self._dead),
+            layout=self._front.layout_now,
+        )
+
+
+def _shifted(recognition: Recognition, offset_samples: int) -> Recognition:
+    """The same on the session's clock."""
+    if not offset_samples:
+        return recognition
+
+    def moved(words: tuple[Word, ...]) -> tuple[Word, ...]:
+        return tuple(
+            Word(w.text, w.start_sample + offset_samples, w.end_sample + offset_samples, w.confidence) for w in words
+        )
+
+    return Recognition(
+        recognition.decided_sample + offset_samples,
+        moved(recognition.committed),
+        moved(recognition.tail),
+        recognition.ended,
+    )

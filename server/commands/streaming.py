@@ -1,0 +1,153 @@
+"""What the commands share: a server to talk to, and one media file streamed through it.
+
+Files take the same WebSocket path as live audio; nothing here reads a whole file or asks for a whole-file result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from client.media import MediaFile
+from client.sdk import CaptionClient, base_url
+from client.transcript import Transcript
+from server.errors import CrosstalkError, SessionError
+from server.local import LocalServer
+from server.protocol import SESSION_ID, AnyServerMessage, AudioFormat, Ended, Layout, Warning  # noqa: A004
+
+FAILED = 2
+"""Exit code of a command that could not do all it was asked to."""
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
+def complain(message: object) -> None:
+    """One line on stderr, under the command's name."""
+    print(f"crosstalk: {message}", file=sys.stderr, flush=True)
+
+
+def add_server_option(parser: argparse.ArgumentParser) -> None:
+    """`--server URL`; without it the command runs a server of its own."""
+    parser.add_argument("--server", metavar="URL", help="a running server (default: one for this command alone)")
+
+
+@contextlib.contextmanager
+def server_at(url: str | None, environment: dict[str, str] | None = None) -> Iterator[str]:
+    """Base URL of the given server, or of a child server that lives as long as the block.
+
+    Raises:
+        ServerUnreachable: `url` is not an address.
+        RuntimeError: the child did not start.
+    """
+    if url is not None:
+        yield base_url(url)
+        return
+    with LocalServer(environment) as server:
+        yield server.url
+
+
+def new_session_id(stem: str) -> str:
+    """A session id that shows the file's name and is not taken."""
+    shown = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:48]
+    session_id = f"{shown or 'file'}-{secrets.token_hex(4)}"
+    assert SESSION_ID.fullmatch(session_id), session_id
+    return session_id
+
+
+@dataclass
+class StreamedFile:
+    """What came of one file: the session that holds its transcript, and what is to be known about it."""
+
+    session_id: str
+    transcript: Transcript = field(default_factory=Transcript)
+    audio_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+async def stream_file(
+    url: str,
+    path: Path,
+    *,
+    realtime: bool = False,
+    layout: Layout = "auto",
+    system: str = "",
+    on_message: Callable[[AnyServerMessage, float], None] | None = None,
+    on_open: Callable[[float | None], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> StreamedFile:
+    """Send a file and take its captions until the server's `end`.
+
+    Args:
+        url: base URL of the server.
+        path: any file that `client.media` reads.
+        realtime: each block is sent when its last sample would have been spoken; else as fast as the server takes it.
+        on_message: called with every message and the ms since the first sample's moment.
+        on_open: called once with the length in s if known.
+        on_progress: called with the seconds that the server has acknowledged.
+
+    Raises:
+        CrosstalkError: the file cannot be read, the server is not there, or it refused.
+    """
+    with await asyncio.to_thread(MediaFile, path) as media:
+        if on_open is not None:
+            on_open(media.duration_s)
+        audio = AudioFormat(media.sample_rate_hz, media.channels, media.encoding, layout)
+        result = StreamedFile(new_session_id(path.stem))
+        async with CaptionClient(
+            url, audio=audio, session_id=result.session_id, title=_title(path), system=system
+        ) as stream:
+            begun = time.perf_counter()
+            feeder = asyncio.create_task(_feed(stream, media, begun if realtime else None), name=f"feed {path.name}")
+            ended: Ended | None = None
+            try:
+                async for message in stream:
+                    result.transcript.apply(message)
+                    if on_message is not None:
+                        on_message(message, (time.perf_counter() - begun) * 1000)
+                    if on_progress is not None:
+                        on_progress(stream.acked_samples / media.sample_rate_hz)
+                    if isinstance(message, Warning):
+                        result.notes.append(message.message or message.code)
+                    elif isinstance(message, Ended):
+                        ended = message
+            except BaseException:
+                feeder.cancel()
+                await asyncio.gather(feeder, return_exceptions=True)
+                raise
+            if ended is not None and ended.reason != "finished":
+                feeder.cancel()
+                await asyncio.gather(feeder, return_exceptions=True)
+                raise SessionError(f"{path}: the server ended the session early ({ended.reason})")
+            await feeder
+            result.audio_s = stream.sent_samples / media.sample_rate_hz
+    result.notes += [f"{g.start_ms / 1000:.1f}-{g.end_ms / 1000:.1f} s: {g.reason}" for g in result.transcript.gaps]
+    if media.damaged_packets:
+        result.notes.append(f"{media.damaged_packets} damaged packets were left out")
+    return result
+
+
+async def _feed(stream: CaptionClient, media: MediaFile, begun: float | None) -> None:
+    """Send all blocks, decoded on a worker thread, then finish; also after a failure, so that the reader ends."""
+    blocks = media.blocks()
+    try:
+        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+            if begun is not None:
+                due = begun + (stream.sent_samples + len(block)) / media.sample_rate_hz
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            await stream.send(block)
+    finally:
+        with contextlib.suppress(CrosstalkError):
+            await stream.finish()
+
+
+def _title(path: Path) -> str:
+    return "".join(c for c in path.stem if c.isprintable())[:64].strip()

@@ -1,0 +1,59 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from client.media import MediaError
+from client.sdk import ServerUnreachable
+from server.commands.streaming import new_session_id, server_at, stream_file
+from server.protocol import SESSION_ID
+
+
+@given(st.text(max_size=100))
+def test_any_file_name_makes_a_session_id(stem: str) -> None:
+    assert SESSION_ID.fullmatch(new_session_id(stem))
+
+
+def test_session_ids_show_the_stem_and_differ() -> None:
+    first, second = new_session_id("team meeting 3"), new_session_id("team meeting 3")
+    assert first.startswith("team-meeting-3-")
+    assert first != second
+
+
+def test_given_server_is_used_as_it_is() -> None:
+    with server_at("localhost:1/") as url:
+        assert url == "http://localhost:1"
+    with pytest.raises(ServerUnreachable, match="not a server address"), server_at("gopher://x"):
+        pass
+
+
+async def test_realtime_and_fast_give_the_same_words(server_url: str, story: NDArray[np.int16], tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", story[:64_000], 16_000)
+    fast = await stream_file(server_url, tmp_path / "a.wav")
+    seen_ms: list[float] = []
+    live = await stream_file(
+        server_url, tmp_path / "a.wav", realtime=True, on_message=lambda _, now_ms: seen_ms.append(now_ms)
+    )
+    assert seen_ms[-1] >= 4_000
+    assert live.transcript.rows("s") == fast.transcript.rows("s") != []
+    assert fast.audio_s == live.audio_s == 4.0
+
+
+async def test_silence_ends_without_words_and_without_notes(server_url: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((32_000, 2), np.int16), 16_000)
+    streamed = await stream_file(server_url, tmp_path / "a.wav")
+    assert streamed.transcript.rows("s") == []
+    assert streamed.audio_s == 2.0
+
+
+async def test_file_that_cannot_be_read_is_an_error_before_the_server_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="no such file"):
+        await stream_file("http://127.0.0.1:9", tmp_path / "nowhere.wav")

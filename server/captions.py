@@ -126,6 +126,10 @@ class CaptionBuilder:
             messages.append(_correction(run))
         return messages
 
+    def spans_of(self, lane: int) -> list[tuple[str, int, int]]:
+        """(label, start_sample, end_sample) of the lane's remembered final words that have a label."""
+        return [(w.speaker, w.start_sample, w.end_sample) for w in self._words if w.lane == lane and w.speaker]
+
     def _long_enough(self, turn: _Turn, committed: tuple[Word, ...]) -> bool:
         return bool(
             committed

@@ -7,6 +7,7 @@ loop. One `Pipeline` is one session's whole streaming state.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,8 +31,13 @@ UNNAMED = label_text(0)
 BLOCK_SAMPLES = 1_024
 """Two frames of the voice activity detector: 64 ms, what one `step` of the line works on."""
 LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
+LOUDEST_BLOCKS = 60 * MODEL_RATE_HZ // BLOCK_SAMPLES
+OWNER_SHARE = 0.7
+"""Share of a person's speech in which one microphone must have been the loudest to be theirs."""
 TURN_VOICE_SAMPLES = 2 * MODEL_RATE_HZ
 """Speech of a turn on a person's own microphone after which its voice is compared; or at the turn's end."""
+FIRST_VOICE_SAMPLES = ms_to_samples(1_500)
+"""The same while the microphone has no person yet."""
 MIN_VOICE_SAMPLES = ms_to_samples(600)
 """Less speech than this says nothing about a voice."""
 MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
@@ -61,7 +67,8 @@ class _Lane:
     audio: FloatArray | None = None  # the last MAX_VOICE_SAMPLES + some, to take a voice from
     heard_samples: int = 0
     spoken: tuple[Word, ...] = ()  # committed words of the open turn
-    compared: bool = False
+    compared: bool = False  # this turn's voice has been
+    compared_samples: int = 0  # speech behind a comparison that named nobody
     label: str = ""
     state: LabelState = "provisional"
     speaking: bool = False
@@ -81,6 +88,8 @@ class Pipeline:
         self._lanes: dict[int, _Lane] = {}
         self._carry = np.zeros((audio.channels, 0), np.float32)
         self._clock = 0
+        self._loudest: deque[int] = deque(maxlen=LOUDEST_BLOCKS)  # channel of each block, the newest last
+        self._owners: dict[int, str] = {}  # microphone -> label, as handed over from the mix
         self._dead: set[int] = set()
         self._named: set[str] = set()
 
@@ -125,6 +134,8 @@ class Pipeline:
     def _block(self, block: FloatArray) -> list[ServerMessage]:
         before = self._clock // LEVELS_EVERY_SAMPLES
         self._clock += block.shape[1]
+        if self._audio.channels > 1 and self._front.layout_now == "array":
+            self._loudest.append(int(np.square(block).mean(axis=1).argmax()))
         messages = self._hear(self._front.step(block))
         if self._clock // LEVELS_EVERY_SAMPLES != before:
             messages.append(self._levels())
@@ -139,12 +150,27 @@ class Pipeline:
             if lane is None:
                 if MIX_LANE in self._lanes:  # close talk was recognised: the mix has said its last
                     messages += self._close_lane(self._lanes.pop(MIX_LANE))
+                    self._hand_over()
                 lane = self._lanes[stretch.lane] = self._new_lane(stretch.lane, stretch.start_sample)
             messages += self._listen(lane, stretch.pcm)
         return messages
 
+    def _hand_over(self) -> None:
+        """Close talk was recognised: whoever was loudest on one microphone while the mix was heard owns it."""
+        oldest = self._clock // BLOCK_SAMPLES - len(self._loudest)
+        votes: dict[str, Counter[int]] = {}
+        for label, start, end in self._captions.spans_of(MIX_LANE):
+            for block in range(max(oldest, start // BLOCK_SAMPLES), end // BLOCK_SAMPLES):
+                if block - oldest < len(self._loudest):
+                    votes.setdefault(label, Counter())[self._loudest[block - oldest]] += 1
+        for label, count in sorted(votes.items(), key=lambda item: -item[1].total()):
+            channel, blocks = count.most_common(1)[0]
+            if blocks >= OWNER_SHARE * count.total() and channel not in self._owners and label in self.registry.labels:
+                self._owners[channel] = label
+                self.registry.claim(channel, label)
+
     def _new_lane(self, number: int, offset_samples: int) -> _Lane:
-        lane = _Lane(number, offset_samples, self._models.recogniser())
+        lane = _Lane(number, offset_samples, self._models.recogniser(), label=self._owners.get(number, ""))
         if number == MIX_LANE:
             lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
         else:
@@ -206,25 +232,32 @@ class Pipeline:
         return "", state
 
     def _recognise_voice(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
-        """On a person's own microphone: compare the voice once a turn, and correct the turn's first words if needed."""
+        """On a person's own microphone: compare the voice once a turn, and correct what was said before that.
+
+        A microphone without a person yet is compared early and again, until somebody can be named.
+        """
         lane.speaking = not recognition.ended and bool(recognition.tail or recognition.committed or lane.spoken)
         lane.spoken += recognition.committed
         speech = sum(word.end_sample - word.start_sample for word in lane.spoken)
+        wanted = TURN_VOICE_SAMPLES if lane.label else FIRST_VOICE_SAMPLES
+        if recognition.ended:
+            wanted = MIN_VOICE_SAMPLES
         corrections: list[ServerMessage] = []
-        enough = speech >= (MIN_VOICE_SAMPLES if recognition.ended or not lane.label else TURN_VOICE_SAMPLES)
-        if lane.spoken and not lane.compared and enough:
+        if lane.spoken and not lane.compared and speech >= wanted + lane.compared_samples:
             before = lane.label
             self._compare(lane)
-            if lane.label != before and len(lane.spoken) > len(recognition.committed):
-                first, last = lane.spoken[0].start_sample, lane.spoken[-1].end_sample
+            lane.compared_samples = 0 if lane.compared else speech
+            if lane.label != before:
+                # The first name of a microphone is that of everything it said without one.
+                first = lane.spoken[0].start_sample if before else 0
                 corrections = self._captions.relabel(
                     lane.number,
                     first + lane.offset_samples,
-                    last + lane.offset_samples,
+                    lane.spoken[-1].end_sample + lane.offset_samples,
                     lambda a, b: self._speaker_of(lane, a, b),
                 )
         if recognition.ended:
-            lane.spoken, lane.compared = (), False
+            lane.spoken, lane.compared, lane.compared_samples = (), False, 0
         return corrections
 
     def _compare(self, lane: _Lane) -> None:
@@ -239,8 +272,9 @@ class Pipeline:
         others = {o.label for o in self._lanes.values() if o is not lane and o.speaking and o.label}
         seconds = len(voice) / MODEL_RATE_HZ
         label, lane.state, _ = self.registry.assign_turn(embedding, seconds, lane.number, others)
-        lane.label = "" if label == UNNAMED else label
-        lane.compared = True
+        if label != UNNAMED:
+            lane.label = label
+            lane.compared = True
 
     def _name_of_channel(self, lane: _Lane) -> list[ServerMessage]:
         names = self._audio.channel_names

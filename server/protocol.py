@@ -19,7 +19,6 @@ Frames may arrive reordered within a small window; one that came before is dropp
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from dataclasses import asdict, dataclass, field
@@ -34,6 +33,7 @@ MAX_FRAME_BYTES = 1 << 20  # 1 MiB: 0.68 s of 16 channels of float32 at 24 kHz; 
 MAX_TEXT_BYTES = 64 << 10
 MAX_VOCABULARY = 200
 MAX_NAME_CHARS = 64
+MAX_SEQ = 2**53  # whole numbers that every JSON reader holds exactly
 FRAME_HEADER = struct.Struct("<IQ")
 
 Encoding = Literal["s16le", "f32le"]
@@ -214,7 +214,7 @@ def _parse_geometry(rows: list[Any], channels: int) -> tuple[tuple[float, float,
     for row in rows:
         numbers = isinstance(row, list) and len(row) == 3
         if not numbers or not all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and abs(v) <= 100 for v in row
+            isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 100 for v in row  # NaN is not <=
         ):
             raise UnsupportedAudio("not a microphone position", expected=expected, received=_shown(row))
         result.append((float(row[0]), float(row[1]), float(row[2])))
@@ -232,11 +232,12 @@ def parse_client_message(text: str) -> ClientMessage:
         UnknownVersion: `start.protocol` is not PROTOCOL_VERSION.
         UnsupportedAudio: see `parse_audio_format`.
     """
-    if len(text) > MAX_TEXT_BYTES:
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_TEXT_BYTES:
         raise MessageTooLarge(
             "text message too large",
             expected=f"at most {MAX_TEXT_BYTES} bytes",
-            received=f"{len(text)} bytes",
+            received=f"{size} bytes",
         )
     try:
         source = json.loads(text)
@@ -277,6 +278,9 @@ def parse_client_message(text: str) -> ClientMessage:
             expected=f"at most {MAX_VOCABULARY} phrases",
             received=f"{len(vocabulary)} phrases",
         )
+    last_seq = _take(source, "last_seq", int, 0, where="start")
+    if not 0 <= last_seq <= MAX_SEQ:
+        raise BadMessage("start.last_seq out of range", expected=f"0 to {MAX_SEQ}", received=_shown(last_seq))
     return Start(
         audio=parse_audio_format(_take(source, "audio", dict, where="start")),
         session_id=check_session_id(session_id) if session_id else "",
@@ -285,7 +289,7 @@ def parse_client_message(text: str) -> ClientMessage:
         title=check_display_name(_take(source, "title", str, "", where="start")),
         system=check_display_name(_take(source, "system", str, "", where="start")),
         resume_token=check_display_name(_take(source, "resume_token", str, "", where="start")),
-        last_seq=max(0, _take(source, "last_seq", int, 0, where="start")),
+        last_seq=last_seq,
     )
 
 
@@ -511,16 +515,20 @@ def decode(text: str) -> AnyServerMessage:
     """A server message as a client reads it. Unknown fields are ignored, so that a newer server can be read.
 
     Raises:
-        BadMessage: not JSON, or a type that this version does not know.
+        BadMessage: not JSON, a type that this version does not know, or a field that it needs is missing.
     """
     try:
         source = json.loads(text)
         kind = _KINDS[source["type"]]
-    except (ValueError, KeyError, TypeError):
+        values = _known(source, kind)
+        if "words" in values:
+            values["words"] = [WordMessage(**_known(word, WordMessage)) for word in values["words"]]
+        return kind(**values)  # type: ignore[return-value]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadMessage(
             "not a server message", expected=f"a type among {sorted(_KINDS)}", received=_shown(text)
         ) from None
-    values = {k: v for k, v in source.items() if k in kind.__dataclass_fields__}
-    if "words" in values:
-        values["words"] = [WordMessage(**word) for word in values["words"]]
-    return kind(**values)  # type: ignore[return-value]
+
+
+def _known(source: dict[str, Any], kind: type[ServerMessage | WordMessage]) -> dict[str, Any]:
+    return {k: v for k, v in source.items() if k in kind.__dataclass_fields__}

@@ -30,11 +30,22 @@ export async function listMicrophones() {
   return devices.filter((device) => device.kind === "audioinput" && device.deviceId);
 }
 
+/** @param {AudioContext} context @throws {DOMException} `Unreachable`: the file did not come */
+async function loadWorklet(context) {
+  try {
+    await context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url).href);
+  } catch {
+    await context.close();
+    throw new DOMException("the capture module did not come", "Unreachable");
+  }
+}
+
 export class Microphone {
   /**
    * @param {string} deviceId "" for the default
    * @returns {Promise<Microphone>}
-   * @throws {DOMException} permission, device or constraint trouble; `InsecureContext` outside https and localhost
+   * @throws {DOMException} permission, device or constraint trouble; `InsecureContext` outside https and localhost;
+   *   `Unreachable` when the server is gone
    */
   static async open(deviceId) {
     if (!navigator.mediaDevices?.getUserMedia || !window.AudioWorkletNode) {
@@ -47,7 +58,7 @@ export class Microphone {
         await context.close();
         context = new AudioContext({ latencyHint: "interactive", sampleRate: HIGHEST_RATE_HZ });
       }
-      await context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url).href);
+      await loadWorklet(context);
       return new Microphone(stream, context);
     } catch (error) {
       for (const track of stream.getTracks()) track.stop();

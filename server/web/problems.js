@@ -95,6 +95,11 @@ const MICROPHONE = {
     advice: "Open this page over https:// or on http://localhost.",
     retry: false,
   },
+  Unreachable: {
+    what: UNREACHABLE.what,
+    advice: "Check that it is running and that this device is online.",
+    retry: true,
+  },
   Unplugged: {
     what: "The microphone was unplugged.",
     advice: "What was heard until then is captioned.",

@@ -214,7 +214,7 @@ async def _show(socket: WebSocket, services: Services, record: SessionRecord, si
     )
     await socket.send_text(encode(first))
     gone = asyncio.create_task(_until_gone(socket), name="viewer reader")
-    shown = asyncio.create_task(_forward(socket, services, record.session_id, since), name="viewer writer")
+    shown = asyncio.create_task(_forward(socket, services, record, since), name="viewer writer")
     services.metrics.viewers.inc()
     try:
         done, _ = await asyncio.wait({gone, shown}, return_when=asyncio.FIRST_COMPLETED)
@@ -234,14 +234,17 @@ async def _until_gone(socket: WebSocket) -> None:
         pass  # viewers have nothing to say; what they send is not read
 
 
-async def _forward(socket: WebSocket, services: Services, session_id: str, since: int) -> None:
-    async with contextlib.aclosing(services.hub.view(session_id, since)) as messages:
+async def _forward(socket: WebSocket, services: Services, record: SessionRecord, since: int) -> None:
+    """History, then live messages until the session ends; of an ended session its history, renames included."""
+    ended = record.state == "ended"
+    since = min(since, record.seq)
+    async with contextlib.aclosing(services.hub.view(record.session_id, since, live=not ended)) as messages:
         async for message in messages:
             try:
                 await asyncio.wait_for(socket.send_text(message), SEND_TIMEOUT_S)
             except TimeoutError:
                 raise ClientTooSlow("the viewer stopped reading", expected="messages to be read") from None
-            if '"type":"end"' in message and json.loads(message)["type"] == "end":
+            if not ended and '"type":"end"' in message and json.loads(message)["type"] == "end":
                 return
 
 
@@ -265,7 +268,7 @@ async def _body(request: Request) -> dict[str, object]:
     data = b"".join(parts)
     try:
         body = json.loads(data) if data else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise BadMessage("not a JSON object", expected="a JSON object", received=data[:100].decode(errors="replace"))

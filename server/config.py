@@ -81,7 +81,8 @@ class Settings:
 
 def _convert(name: str, kind: object, value: object, source: str) -> object:
     wanted = {"int": int, "float": float, "str": str}[str(kind)]
-    if isinstance(value, bool) or (wanted is str and not isinstance(value, str)):
+    fraction = wanted is int and isinstance(value, float)
+    if isinstance(value, bool) or fraction or (wanted is str and not isinstance(value, str)):
         raise SettingsError(f"{source}: {name} is to be {wanted.__name__}, got {value!r}")
     try:
         return wanted(value)
@@ -110,8 +111,8 @@ def load_settings(
     path = config_path or (Path(environment[PREFIX + "CONFIG"]) if PREFIX + "CONFIG" in environment else None)
     if path is not None:
         try:
-            table = tomllib.loads(path.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise SettingsError(f"{path}: expected a readable TOML file: {error}") from error
         for name, value in table.items():
             if name not in kinds:

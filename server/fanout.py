@@ -52,8 +52,12 @@ class Hub:
         if self._listener is not None:
             await self._listener.close()
 
-    async def view(self, session_id: str, since: int) -> AsyncGenerator[str]:
-        """Messages of a session after `since`, as JSON, for as long as the caller asks."""
+    async def view(self, session_id: str, since: int, *, live: bool = True) -> AsyncGenerator[str]:
+        """Messages of a session after `since`, as JSON: the history, and while `live` what follows it."""
+        if not live:
+            async for _, message in self._store.captions(session_id, since):
+                yield message
+            return
         viewer = _Viewer()
         watchers = self._viewers.setdefault(session_id, set())
         watchers.add(viewer)
@@ -72,7 +76,8 @@ class Hub:
                         last = missed_seq
                         yield missed
                 elif not durable:
-                    yield message
+                    if message:
+                        yield message
                 elif seq > last:
                     last = seq
                     yield message
@@ -86,9 +91,9 @@ class Hub:
     async def _listen_anew(self) -> None:
         listener = self._store.listener()
         await listener.start()
-        for session_id in self._viewers:
+        self._listener = listener  # from here on, viewers who come subscribe for themselves
+        for session_id in list(self._viewers):
             await listener.watch(session_id)
-        self._listener = listener
 
     async def _run(self) -> None:
         while True:
@@ -104,13 +109,12 @@ class Hub:
                     with contextlib.suppress(Exception):
                         await self._listener.close()
                 self._listener = None
-                for viewers in self._viewers.values():
-                    for viewer in viewers:
-                        viewer.overflowed = True  # whatever was published meanwhile is read from the stream
                 await asyncio.sleep(RETRY_S)
 
 
 def _put(viewer: _Viewer, seq: int, durable: bool, message: str) -> None:
+    if not message:  # the subscription holds only from now on: what was said until then is read from the stream
+        viewer.overflowed = True
     if viewer.queue.full():
         while not viewer.queue.empty():
             viewer.queue.get_nowait()

@@ -42,6 +42,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=None,
             text=True,
+            start_new_session=True,  # Ctrl-C is the command's: it flushes first, then ends its server
             env={**os.environ, "CROSSTALK_LOG_LEVEL": "warning", **self._environment},
         )
         assert self._process.stdout is not None

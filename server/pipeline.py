@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,16 @@ LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
 LOUDEST_BLOCKS = 60 * MODEL_RATE_HZ // BLOCK_SAMPLES
 OWNER_SHARE = 0.7
 """Share of a person's speech in which one microphone must have been the loudest to be theirs."""
+RECENT_WORDS = 40
+SAME_WORD_SAMPLES = ms_to_samples(400)
+BLEED_RATIO = 2.0
+"""A word that another microphone hears with this many times the power is that one's."""
 TURN_VOICE_SAMPLES = 2 * MODEL_RATE_HZ
 """Speech of a turn on a person's own microphone after which its voice is compared; or at the turn's end."""
 FIRST_VOICE_SAMPLES = ms_to_samples(1_500)
 """The same while the microphone has no person yet."""
+MIN_FIRST_VOICE_SAMPLES = MODEL_RATE_HZ
+"""What a turn's end must bring to give a microphone its first person."""
 MIN_VOICE_SAMPLES = ms_to_samples(600)
 """Less speech than this says nothing about a voice."""
 MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
@@ -69,6 +75,8 @@ class _Lane:
     spoken: tuple[Word, ...] = ()  # committed words of the open turn
     compared: bool = False  # this turn's voice has been
     compared_samples: int = 0  # speech behind a comparison that named nobody
+    recent: tuple[Word, ...] = ()  # on the session's clock, as the tail
+    tail: tuple[Word, ...] = ()
     label: str = ""
     state: LabelState = "provisional"
     speaking: bool = False
@@ -203,16 +211,37 @@ class Pipeline:
     def _caption(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
         messages: list[ServerMessage] = []
         corrections: list[ServerMessage] = []
-        if lane.audio is not None:
-            corrections = self._recognise_voice(lane, recognition)
-            messages += self._name_of_channel(lane)
         on_clock = _shifted(recognition, lane.offset_samples)
+        if lane.audio is not None:
+            on_clock = replace(on_clock, committed=tuple(w for w in on_clock.committed if not self._is_bleed(lane, w)))
+            lane.recent = (*lane.recent, *on_clock.committed)[-RECENT_WORDS:]
+            lane.tail = on_clock.tail
+            corrections = self._recognise_voice(lane, on_clock)
+            messages += self._name_of_channel(lane)
         words = on_clock.committed or on_clock.tail
         direction = None
         if words:
             direction = self._front.direction_deg(words[0].start_sample, words[-1].end_sample, lane.number)
         messages += self._captions.step(lane.number, on_clock, lambda a, b: self._speaker_of(lane, a, b), direction)
         return messages + corrections
+
+    def _is_bleed(self, lane: _Lane, word: Word) -> bool:
+        """Whether another microphone hears the same word at the same time, and louder."""
+        for other in self._lanes.values():
+            if other is lane or self._level(other, word) <= BLEED_RATIO * self._level(lane, word):
+                continue
+            for said in (*other.recent, *other.tail):
+                apart = abs(said.start_sample + said.end_sample - word.start_sample - word.end_sample) // 2
+                if apart <= SAME_WORD_SAMPLES and _letters(said.text) == _letters(word.text):
+                    return True
+        return False
+
+    def _level(self, lane: _Lane, word: Word) -> float:
+        """Mean power of a lane's audio while a word was said."""
+        assert lane.audio is not None, "only a person's own microphone is compared"
+        oldest = lane.offset_samples + lane.heard_samples - len(lane.audio)
+        heard = lane.audio[max(0, word.start_sample - oldest) : max(0, word.end_sample - oldest)]
+        return float(np.square(heard).mean()) if len(heard) else 0.0
 
     def _relabel(self, lane: _Lane) -> list[ServerMessage]:
         assert lane.diarizer is not None, "only the mix is relabelled by activity"
@@ -241,7 +270,7 @@ class Pipeline:
         speech = sum(word.end_sample - word.start_sample for word in lane.spoken)
         wanted = TURN_VOICE_SAMPLES if lane.label else FIRST_VOICE_SAMPLES
         if recognition.ended:
-            wanted = MIN_VOICE_SAMPLES
+            wanted = MIN_VOICE_SAMPLES if lane.label else MIN_FIRST_VOICE_SAMPLES
         corrections: list[ServerMessage] = []
         if lane.spoken and not lane.compared and speech >= wanted + lane.compared_samples:
             before = lane.label
@@ -250,11 +279,9 @@ class Pipeline:
             if lane.label != before:
                 # The first name of a microphone is that of everything it said without one.
                 first = lane.spoken[0].start_sample if before else 0
+                last = lane.spoken[-1].end_sample
                 corrections = self._captions.relabel(
-                    lane.number,
-                    first + lane.offset_samples,
-                    lane.spoken[-1].end_sample + lane.offset_samples,
-                    lambda a, b: self._speaker_of(lane, a, b),
+                    lane.number, first, last, lambda a, b: self._speaker_of(lane, a, b)
                 )
         if recognition.ended:
             lane.spoken, lane.compared, lane.compared_samples = (), False, 0
@@ -262,7 +289,7 @@ class Pipeline:
 
     def _compare(self, lane: _Lane) -> None:
         assert lane.audio is not None, "only a person's own microphone is compared turn by turn"
-        oldest = lane.heard_samples - len(lane.audio)
+        oldest = lane.offset_samples + lane.heard_samples - len(lane.audio)
         pieces = [lane.audio[max(0, w.start_sample - oldest) : max(0, w.end_sample - oldest)] for w in lane.spoken]
         voice = np.concatenate(pieces)[-MAX_VOICE_SAMPLES:]
         if len(voice) < MIN_VOICE_SAMPLES // 2:
@@ -299,6 +326,10 @@ class Pipeline:
             dead_channels=sorted(self._dead),
             layout=self._front.layout_now,
         )
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())
 
 
 def _shifted(recognition: Recognition, offset_samples: int) -> Recognition:

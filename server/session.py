@@ -250,9 +250,10 @@ class MeetingSession:
         if not samples and not piece.holes:
             return
         limit = self._settings.max_backlog_s * self.rate_hz
+        # Before the first await: whoever finishes the session meanwhile must find this audio in the backlog.
+        self._backlog.append(piece)
+        self._backlog_samples += samples
         async with self._changed:
-            self._backlog.append(piece)
-            self._backlog_samples += samples
             self._changed.notify_all()
             # One frame may go over: a frame longer than the whole backlog could otherwise never be taken.
             await self._changed.wait_for(lambda: self._backlog_samples <= limit or self.ended.is_set())

@@ -42,6 +42,8 @@ redis.call('PUBLISH', KEYS[3], seq .. '|' .. ARGV[1])
 return seq
 """
 PAGE = 500
+CONNECTIONS = 64
+CONNECTION_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ class Store:
 
     def __init__(self, url: str, *, ttl_s: int, caption_limit: int) -> None:
         # redis-py types every answer as bytes or text; with decode_responses it is text.
-        self._redis: Any = redis_asyncio.Redis.from_url(url, decode_responses=True, max_connections=256)
+        # A crowd of viewers waits for a connection of the pool; without blocking the last ones would be refused.
+        pool = redis_asyncio.BlockingConnectionPool.from_url(
+            url, decode_responses=True, max_connections=CONNECTIONS, timeout=CONNECTION_WAIT_S
+        )
+        self._redis: Any = redis_asyncio.Redis.from_pool(pool)
         self._append = self._redis.register_script(_APPEND)
         self._ttl_s = ttl_s
         self._caption_limit = caption_limit
@@ -268,15 +274,22 @@ class Listener:
                 await self._pubsub.unsubscribe(f"ct:live:{session_id}")
 
     async def messages(self) -> AsyncIterator[tuple[str, int, bool, str]]:
-        """(session id, seq, durable, JSON with seq) as published, until closed."""
+        """(session id, seq, durable, JSON with seq) as published, until closed.
+
+        An empty message says that from now on nothing of this session is missed; what came before may have been.
+        """
         while True:
             with _reachable():
-                event = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
-            if event is None:
+                event = await self._pubsub.get_message(timeout=1.0)
+            if event is None or event["type"] not in ("message", "subscribe"):
+                continue
+            session_id = event["channel"].removeprefix("ct:live:")
+            if event["type"] == "subscribe":
+                yield session_id, 0, False, ""
                 continue
             number, _, message = event["data"].partition("|")
             seq = abs(int(number))
-            yield event["channel"].removeprefix("ct:live:"), seq, not number.startswith("-"), with_seq(message, seq)
+            yield session_id, seq, not number.startswith("-"), with_seq(message, seq)
 
     async def close(self) -> None:
         """Give the connection back."""

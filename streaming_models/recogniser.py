@@ -84,6 +84,8 @@ class WindowSettings:
     """A word that ends closer than this to the window's end may still be half a word."""
     believe_after_samples: int = _ms(1_200)
     """A word this far behind the window's end is committed even if two readings differ: bounds the wait for finals."""
+    lone_confidence: float = 0.5
+    """An utterance of a single word that is less likely than this is dropped."""
     trim_above_samples: int = _ms(6_000)
     """A longer window loses its committed beginning."""
     keep_samples: int = _ms(1_600)
@@ -209,6 +211,9 @@ class WindowedRecogniser:
         return Recognition(self._clock, committed, tuple(w.word for w in self._pending), ended=False)
 
     def _end(self) -> Recognition:
+        if not self._prefix_words and len(self._pending) == 1:
+            # One unlikely word alone is what the decoder makes of a cough or a click.
+            self._pending = tuple(r for r in self._pending if r.word.confidence >= self._settings.lone_confidence)
         committed = self._commit(self._pending)
         self._close()
         return Recognition(self._clock, committed, (), ended=True)

@@ -642,13 +642,15 @@ class SpeakerRegistry:
             raise VoiceInputError(f"expected solo_s >= 0, received {solo_s}")
         excluded = {label_number(label) for label in simultaneous_labels}
         usual = self._channel_person.get(channel, 0) if channel is not None else 0
+        # A person on two microphones is bleed or has moved: then only the voice counts.
+        bonus = CHANNEL_BONUS if list(self._channel_person.values()).count(usual) == 1 else 0.0
         voice = _Voice()
         voice.add(unit, solo_s)
         scores: dict[int, float] = {}
         for number, person in self._people().items():
             if number in excluded:
                 continue
-            scores[number] = voice.similarity(person) + (CHANNEL_BONUS if number == usual else 0.0)
+            scores[number] = voice.similarity(person) + (bonus if number == usual else 0.0)
         ranked = sorted(scores, key=lambda number: -scores[number])
         best = ranked[0] if ranked else 0
         # A voice on a fresh microphone must be clear to be somebody known: most microphones bring a new person.

@@ -1,0 +1,168 @@
+"""Greedy reading on the real graphs: what a guess and a prefix may change, and loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming_models.moonshine import (
+    FRAME_SAMPLES,
+    MAX_TOKENS_PER_S,
+    Caches,
+    FloatArray,
+    Moonshine,
+    _repeats,
+    _without_repeats,
+)
+from streaming_models.tokens import END_ID
+from tests import real
+
+
+class Counting:
+    """The real graphs, with their calls counted."""
+
+    def __init__(self) -> None:
+        self._graphs = real.graphs()
+        self.prefixes = self.tokens = 0
+
+    def encode(self, samples: FloatArray) -> FloatArray:
+        return self._graphs.encode(samples)
+
+    def read_prefix(
+        self, tokens: list[int], hidden: FloatArray, samples: int, logits_from: int
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        self.prefixes += 1
+        return self._graphs.read_prefix(tokens, hidden, samples, logits_from)
+
+    def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
+        self.tokens += 1
+        return self._graphs.add_token(token, hidden, samples, caches)
+
+    def truncate(self, caches: Caches, tokens: int) -> Caches:
+        return self._graphs.truncate(caches, tokens)
+
+
+def text_of(tokens: tuple[int, ...]) -> str:
+    return real.graphs().table.text(list(tokens))
+
+
+def test_speech_is_read() -> None:
+    reading = real.moonshine().read(real.short_speech())
+    assert text_of(reading.tokens).lower().replace(".", "").replace(",", "") == "ever tried ever failed"
+    assert len(reading.confidence) == len(reading.tokens)
+    assert len(reading.bounds) == len(reading.tokens) + 1
+    assert all(0 < c <= 1 for c in reading.confidence)
+    assert END_ID not in reading.tokens
+
+
+def test_bounds_grow_and_lie_within_the_window() -> None:
+    pcm = real.speech("two_cities", 6)
+    reading = real.moonshine().read(pcm)
+    assert (np.diff(reading.bounds) >= 0).all()
+    assert 0 <= reading.bounds[0] <= reading.bounds[-1] <= len(pcm) // FRAME_SAMPLES + 1
+
+
+@pytest.mark.parametrize("seconds", [2.0, 3.5, 5.0, 7.0])
+def test_guess_changes_the_cost_and_not_the_result(seconds: float) -> None:
+    pcm = real.speech("two_cities", seconds)
+    moonshine = real.moonshine()
+    plain = moonshine.read(pcm)
+    for guess in (plain.tokens, plain.tokens[:-2], plain.tokens[:3] + (900, 901, 902), (777,), plain.tokens + (500,)):
+        assert moonshine.read(pcm, guess=guess).tokens == plain.tokens
+
+
+def test_right_guess_is_read_in_one_pass() -> None:
+    graphs = Counting()
+    moonshine = Moonshine(graphs, real.graphs().table)
+    pcm = real.speech("two_cities", 5)
+    tokens = moonshine.read(pcm).tokens
+    assert graphs.tokens == len(tokens)
+    graphs.prefixes = graphs.tokens = 0
+    moonshine.read(pcm, guess=tokens)
+    assert (graphs.prefixes, graphs.tokens) == (1, 0)
+
+
+def test_guess_longer_than_the_window_allows_is_cut() -> None:
+    pcm = real.short_speech()
+    reading = real.moonshine().read(pcm, guess=tuple(range(300, 700)))
+    assert reading.tokens == real.moonshine().read(pcm).tokens
+
+
+def test_text_begins_with_the_prefix_whatever_was_said() -> None:
+    pcm = real.speech("two_cities", 4)
+    plain = real.moonshine().read(pcm)
+    for prefix in (plain.tokens[:4], (700, 800), plain.tokens):
+        reading = real.moonshine().read(pcm, prefix)
+        assert reading.tokens[: len(prefix)] == prefix
+        assert reading.confidence[: len(prefix)] == (1.0,) * len(prefix)
+    assert real.moonshine().read(pcm, plain.tokens[:4]).tokens == plain.tokens
+
+
+@pytest.mark.parametrize("samples", [0, 1, 400, 4_799])
+def test_window_shorter_than_the_encoder_reaches_is_padded(samples: int) -> None:
+    reading = real.moonshine().read(real.speech("two_cities", 3)[-samples or 48_000 :])
+    assert len(reading.bounds) == len(reading.tokens) + 1
+
+
+def test_number_of_tokens_is_bounded_by_the_time() -> None:
+    noise = (np.random.default_rng(5).standard_normal(16_000) * 0.2).astype(np.float32)
+    assert len(real.moonshine().read(noise).tokens) <= MAX_TOKENS_PER_S
+
+
+# --- loops ---------------------------------------------------------------------------------------------------------
+
+
+class Looping(Counting):
+    """Logits that say the same phrase again and again, as a decoder that lost the thread does."""
+
+    def __init__(self, opening: list[int], phrase: list[int]) -> None:
+        super().__init__()
+        self._row = opening + phrase * 50
+        self._at = 0
+
+    def _logits(self, position: int) -> FloatArray:
+        logits = np.zeros(32_768, np.float32)
+        logits[self._row[position]] = 9
+        return logits
+
+    def read_prefix(
+        self, tokens: list[int], hidden: FloatArray, samples: int, logits_from: int
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        _, caches, attention = super().read_prefix(tokens, hidden, samples, logits_from)
+        self._at = len(tokens)
+        return np.stack([self._logits(k) for k in range(logits_from, len(tokens))] or [self._logits(0)]), caches, attention
+
+    def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
+        self._at += 1
+        return self._logits(self._at - 1), caches
+
+
+@pytest.mark.parametrize("phrase", [[600], [600, 601], [600, 601, 602]])
+def test_endless_repeats_are_cut_to_their_first_round(phrase: list[int]) -> None:
+    moonshine = Moonshine(Looping([500, 501], phrase), real.graphs().table)
+    reading = moonshine.read(real.speech("two_cities", 6))
+    assert reading.tokens == (500, 501, *phrase)
+    assert len(reading.bounds) == len(reading.tokens) + 1
+
+
+@given(st.lists(st.integers(3, 5), max_size=12), st.lists(st.integers(3, 5), min_size=1, max_size=8))
+def test_fourth_round_of_a_phrase_is_a_repeat(before: list[int], phrase: list[int]) -> None:
+    row = before + phrase * 4
+    assert _repeats(row[:-1], row[-1])
+
+
+def test_what_people_do_say_is_no_repeat() -> None:
+    assert not _repeats([7, 7], 7)  # "no, no, no"
+    assert not _repeats([], 7)
+    assert not _repeats([1, 2, 3, 1, 2, 3, 1, 2], 3)
+
+
+@given(st.lists(st.integers(3, 4), max_size=20), st.integers(0, 20))
+def test_cutting_never_reaches_into_what_is_committed(tokens: list[int], keep: int) -> None:
+    keep = min(keep, len(tokens))
+    cut, confidence = _without_repeats(tokens, [0.5] * len(tokens), keep)
+    assert cut == tokens[: len(cut)]
+    assert len(cut) >= keep
+    assert len(confidence) == len(cut)

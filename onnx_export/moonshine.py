@@ -29,7 +29,7 @@ class DecoderGraphs:
 
     `prefix`: input_ids (B, U), logits_from (1,), encoder_hidden_states (B, T, D), encoder_attention_mask (B, S)
     -> logits (B, U - logits_from, V), present.* caches, cross_attention (layers, B, heads, U, T).
-    `step`: the same with past_key_values.* and without logits_from and cross-attention.
+    `step`: the same for one token after past_key_values.*, without logits_from.
     """
 
     prefix: bytes
@@ -89,25 +89,22 @@ def _plain_graph(
     if whole_prefix:
         nodes = _logits_from_position(nodes)
         extra_inputs.append(helper.make_tensor_value_info(LOGITS_FROM, onnx.TensorProto.INT64, [1]))
-        softmax = sorted((n.name, n.output[0]) for n in nodes if n.op_type == "Softmax" and "encoder_attn" in n.name)
-        axes = "cross_attention_axes"
-        layers = [f"{CROSS_ATTENTION}.{k}" for k in range(len(softmax))]
-        nodes += [
-            helper.make_node("Unsqueeze", [name, axes], [layer])
-            for (_, name), layer in zip(softmax, layers, strict=True)
-        ]
-        nodes.append(helper.make_node("Concat", layers, [CROSS_ATTENTION], axis=0))
-        outputs.append(
-            helper.make_tensor_value_info(
-                CROSS_ATTENTION, onnx.TensorProto.FLOAT, [len(layers), None, None, None, None]
-            )
-        )
+    softmax = sorted((n.name, n.output[0]) for n in nodes if n.op_type == "Softmax" and "encoder_attn" in n.name)
+    layers = [f"{CROSS_ATTENTION}.{k}" for k in range(len(softmax))]
+    nodes += [
+        helper.make_node("Unsqueeze", [name, "cross_attention_axes"], [layer])
+        for (_, name), layer in zip(softmax, layers, strict=True)
+    ]
+    nodes.append(helper.make_node("Concat", layers, [CROSS_ATTENTION], axis=0))
+    outputs.append(
+        helper.make_tensor_value_info(CROSS_ATTENTION, onnx.TensorProto.FLOAT, [len(layers), None, None, None, None])
+    )
     nodes = _reachable(nodes, {value.name for value in outputs})
     used = {name for node in nodes for name in node.input}
     initialisers = [t for t in (*graph.initializer, *branch.initializer) if t.name in used]
+    initialisers.append(helper.make_tensor("cross_attention_axes", onnx.TensorProto.INT64, [1], [0]))
     if whole_prefix:
         initialisers += [
-            helper.make_tensor("cross_attention_axes", onnx.TensorProto.INT64, [1], [0]),
             helper.make_tensor("logits_end", onnx.TensorProto.INT64, [1], [2**31 - 1]),
             helper.make_tensor("logits_axis", onnx.TensorProto.INT64, [1], [1]),
         ]

@@ -214,7 +214,8 @@ def _parse_geometry(rows: list[Any], channels: int) -> tuple[tuple[float, float,
     for row in rows:
         numbers = isinstance(row, list) and len(row) == 3
         if not numbers or not all(
-            isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 100 for v in row  # NaN is not <=
+            isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 100
+            for v in row  # NaN is not <=
         ):
             raise UnsupportedAudio("not a microphone position", expected=expected, received=_shown(row))
         result.append((float(row[0]), float(row[1]), float(row[2])))

@@ -42,26 +42,27 @@ def token_ends(attention: FloatArray) -> NDArray[np.int64]:
 def _cheapest_path(cost: FloatArray) -> NDArray[np.int64]:
     """Monotonic path through (U, T): each step goes to the next frame, the next token, or both.
 
-    Runs along anti-diagonals, so that the inner loop is vectorised: U + T array operations instead of U * T steps.
+    Within a token's row the path only moves to later frames, so a row is a running minimum over where it was entered:
+    U array operations instead of U * T steps.
     """
     tokens, frames = cost.shape
-    total = np.full((tokens + 1, frames + 1), np.inf)
-    total[0, 0] = 0.0
-    move = np.zeros((tokens + 1, frames + 1), np.int8)  # 0: both, 1: next token, 2: next frame
-    for diagonal in range(2, tokens + frames + 1):
-        u = np.arange(max(1, diagonal - frames), min(tokens, diagonal - 1) + 1)
-        t = diagonal - u
-        options = np.stack((total[u - 1, t - 1], total[u - 1, t], total[u, t - 1]))
-        best = options.argmin(axis=0)
-        total[u, t] = cost[u - 1, t - 1] + np.take_along_axis(options, best[None], 0)[0]
-        move[u, t] = best
+    entered = np.zeros((tokens, frames), np.int64)  # row u, frame t: the frame at which the path to (u, t) came in
+    diagonal = np.zeros((tokens, frames), bool)  # whether it came from the frame before (else from the same frame)
+    above = np.full(frames, np.inf)
+    for u in range(tokens):
+        before = np.concatenate(([0.0 if u == 0 else np.inf], above[:-1]))
+        diagonal[u] = before <= above
+        running = np.cumsum(cost[u], dtype=np.float64)
+        # Entering at frame s and staying until t costs min(before, above)[s] + running[t] - running[s] + cost[s].
+        entry = np.minimum(before, above) - running + cost[u]
+        lowest = np.minimum.accumulate(entry)
+        new = np.concatenate(([True], entry[1:] < lowest[:-1]))
+        entered[u] = np.maximum.accumulate(np.where(new, np.arange(frames), 0))
+        above = lowest + running
     bounds = np.empty(tokens + 1, np.int64)
     bounds[tokens] = frames
-    u, t = tokens, frames
-    while u > 0 and t > 0:
-        bounds[u - 1] = t - 1
-        step = move[u, t]
-        u -= step in (0, 1)
-        t -= step in (0, 2)
-    bounds[0] = min(bounds[0], bounds[1]) if tokens else frames
+    frame = frames - 1
+    for u in range(tokens - 1, -1, -1):
+        bounds[u] = entered[u, frame]
+        frame = bounds[u] - int(diagonal[u, bounds[u]])
     return bounds

@@ -29,7 +29,7 @@ MIN_WINDOW_SAMPLES = 4_800
 MAX_TOKENS_PER_S = 7.0
 """Moonshine's own bound against endless repeats is 6.5; fast talkers of AMI reach 6.6."""
 ALIGNMENT_HEADS: tuple[tuple[int, int], ...] = ((3, 5), (3, 6), (3, 7), (4, 7), (5, 3), (5, 4), (5, 6), (5, 7))
-"""(layer, head) pairs whose cross-attention follows the speech: the eight nearest to AMI's word times (dev clips)."""
+"""(layer, head) pairs whose cross-attention follows the speech: those nearest to AMI's word times (dev clips)."""
 
 Caches = dict[str, FloatArray]
 
@@ -45,8 +45,10 @@ class Graphs(Protocol):
     ) -> tuple[FloatArray, Caches, FloatArray]:
         """U tokens at once -> logits (U - logits_from, V), caches, cross-attention (layers, heads, U, T)."""
 
-    def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
-        """One more token after `caches` -> logits (V,), grown caches."""
+    def add_token(
+        self, token: int, hidden: FloatArray, samples: int, caches: Caches
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        """One more token after `caches` -> logits (V,), grown caches, cross-attention (layers, heads, 1, T)."""
 
     def truncate(self, caches: Caches, tokens: int) -> Caches:
         """The caches after the first `tokens` tokens."""
@@ -72,16 +74,19 @@ class Moonshine:
         self._graphs = graphs
         self.table = table
 
-    def read(self, samples: FloatArray, prefix: tuple[int, ...] = (), guess: tuple[int, ...] = ()) -> Reading:
+    def read(
+        self, samples: FloatArray, prefix: tuple[int, ...] = (), guess: tuple[int, ...] = (), prefix_end_frame: int = 0
+    ) -> Reading:
         """Read a window.
 
         Args:
             samples: (S,) float32 at 16 kHz.
             prefix: tokens that the text must begin with (already committed).
             guess: tokens that probably follow them; changes the cost, not the result.
+            prefix_end_frame: where the prefix's speech ends; what follows is not looked for before it.
 
         Returns:
-            The whole row of tokens, prefix included.
+            The whole row of tokens, prefix included; the prefix's own bounds are all `prefix_end_frame`.
         """
         if len(samples) < MIN_WINDOW_SAMPLES:
             samples = np.pad(samples, (0, MIN_WINDOW_SAMPLES - len(samples)))
@@ -98,28 +103,32 @@ class Moonshine:
         tokens = [*prefix, *guess[:agreed]]
         confidence = [1.0] * len(prefix) + [_probability(logits[i], guess[i]) for i in range(agreed)]
         caches = self._graphs.truncate(caches, len(tokens) + 1)
+        # Row u of the attention was made while token u was being predicted; the last row predicted the end.
+        rows = [_chosen(attention[:, :, len(prefix) : len(tokens) + 1])]
         latest = logits[agreed]
-        added = 0
         while len(tokens) < limit:
             token = int(latest.argmax())
             if token == END_ID:
                 break
-            if _repeats(tokens, token):
-                tokens, confidence = _without_repeats(tokens, confidence, len(prefix))
-                added = 1
+            if size := _loop_size([*tokens, token]):
+                # Back to the loop's first round, but never into the committed prefix.
+                end = max(len(prefix), len(tokens) + 1 - 3 * size)
+                tokens, confidence = tokens[:end], confidence[:end]
                 break
             tokens.append(token)
             confidence.append(_probability(latest, token))
-            added += 1
-            latest, caches = self._graphs.add_token(token, hidden, count, caches)
-        if added:
-            _, _, attention = self._graphs.read_prefix([START_ID, *tokens], hidden, count, len(tokens))
-        heads = attention.reshape(-1, *attention.shape[2:])
-        if ALIGNMENT_HEADS:
-            heads = np.stack([attention[layer, head] for layer, head in ALIGNMENT_HEADS])
-        # Row u of the attention was made while token u + 1 was being predicted; the last row predicted the end.
-        bounds = token_ends(heads[:, : len(tokens) + 1])
-        return Reading(tuple(tokens), tuple(confidence), tuple(int(b) for b in bounds[: len(tokens) + 1]))
+            latest, caches, attention = self._graphs.add_token(token, hidden, count, caches)
+            rows.append(_chosen(attention))
+        fresh = len(tokens) - len(prefix)
+        first = min(prefix_end_frame, len(hidden) - 1)
+        bounds = token_ends(np.concatenate(rows, axis=1)[:, : fresh + 1, first:]) + first
+        all_bounds = (first,) * len(prefix) + tuple(int(b) for b in bounds[: fresh + 1])
+        return Reading(tuple(tokens), tuple(confidence), all_bounds)
+
+
+def _chosen(attention: FloatArray) -> FloatArray:
+    """(layers, heads, U, T) -> (H, U, T) of the heads that follow the speech."""
+    return np.stack([attention[layer, head] for layer, head in ALIGNMENT_HEADS])
 
 
 def _probability(logits: FloatArray, token: int) -> float:
@@ -127,19 +136,9 @@ def _probability(logits: FloatArray, token: int) -> float:
     return float(np.exp(shifted[token]) / np.exp(shifted).sum())
 
 
-def _repeats(tokens: list[int], token: int) -> bool:
-    """Whether `token` would complete a phrase said four times in a row (1-8 tokens), which people do not do."""
-    row = [*tokens, token]
+def _loop_size(row: list[int]) -> int:
+    """Length of the phrase (1-8 tokens) that the row ends with four times over, which people do not say; else 0."""
     for size in range(1, 9):
         if len(row) >= 4 * size and all(row[-size:] == row[-(k + 1) * size : -k * size] for k in (1, 2, 3)):
-            return True
-    return False
-
-
-def _without_repeats(tokens: list[int], confidence: list[float], keep: int) -> tuple[list[int], list[float]]:
-    """Cut a looping end back to its first round; never into the committed prefix."""
-    for size in range(1, 9):
-        if len(tokens) >= 3 * size and tokens[-size:] == tokens[-2 * size : -size] == tokens[-3 * size : -2 * size]:
-            end = max(keep, len(tokens) - 2 * size)
-            return tokens[:end], confidence[:end]
-    return tokens, confidence
+            return size
+    return 0

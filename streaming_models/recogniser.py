@@ -86,9 +86,9 @@ class WindowSettings:
     """A word this far behind the window's end is committed even if two readings differ: bounds the wait for finals."""
     lone_confidence: float = 0.5
     """An utterance of a single word that is less likely than this is dropped."""
-    trim_above_samples: int = _ms(6_000)
+    trim_above_samples: int = _ms(4_800)
     """A longer window loses its committed beginning."""
-    keep_samples: int = _ms(1_600)
+    keep_samples: int = _ms(1_400)
     """Committed audio that stays in the window as context."""
     longest_samples: int = _ms(12_000)
     """A window this long is committed as it stands: nothing two readings agree on will come."""
@@ -187,7 +187,9 @@ class WindowedRecogniser:
     def _read(self) -> tuple[_Read, ...]:
         """Read the window; the words after the committed ones."""
         guess = tuple(token for word in self._pending for token in word.tokens)
-        reading = self._moonshine.read(self._audio, self._prefix, guess)
+        window_start = self._clock - len(self._audio)
+        prefix_end = max(0, self._committed_to - window_start) // FRAME_SAMPLES if self._prefix else 0
+        reading = self._moonshine.read(self._audio, self._prefix, guess, prefix_end)
         self._spoken_since_read = False
         self._read_at = self._clock + self._settings.read_every_samples
         return self._words(reading)

@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from client.transcript import Piece, Transcript, Turn, clock_text, pieces_of
 from server.protocol import AnyServerMessage, Ended, Gap, Session, Speaker, SpeakerName, Warning  # noqa: A004
+from server.transcript import Piece, Transcript, Turn, clock_text, pieces_of
 
 SETTLE_MS = 6_000
 """How long after its end a turn stays in the live part, where a corrected label just changes."""

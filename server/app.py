@@ -241,7 +241,8 @@ async def _forward(socket: WebSocket, services: Services, record: SessionRecord,
     async with contextlib.aclosing(services.hub.view(record.session_id, since, live=not ended)) as messages:
         async for message in messages:
             try:
-                await asyncio.wait_for(socket.send_text(message), SEND_TIMEOUT_S)
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await socket.send_text(message)
             except TimeoutError:
                 raise ClientTooSlow("the viewer stopped reading", expected="messages to be read") from None
             if not ended and '"type":"end"' in message and json.loads(message)["type"] == "end":

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 
-from client.transcript import Piece, Transcript, pieces_of, transcript_of
 from server.protocol import AnyServerMessage, WordMessage
+from server.transcript import Piece, Transcript, pieces_of, transcript_of
 
 MAX_CUE_CHARS = 84
 """Two lines of 42 characters: what subtitle guides ask for."""

@@ -82,7 +82,7 @@ class WindowSettings:
     """Silence that ends an utterance."""
     hold_samples: int = _ms(200)
     """A word that ends closer than this to the window's end may still be half a word."""
-    believe_after_samples: int = _ms(1_200)
+    believe_after_samples: int = _ms(1_000)
     """A word this far behind the window's end is committed even if two readings differ: bounds the wait for finals."""
     lone_confidence: float = 0.5
     """An utterance of a single word that is less likely than this is dropped."""

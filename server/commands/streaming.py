@@ -19,10 +19,10 @@ from typing import get_args
 
 from client.media import MediaFile
 from client.sdk import CaptionClient, base_url
-from client.transcript import Transcript
 from server.errors import CrosstalkError, SessionError
 from server.local import LocalServer
 from server.protocol import SESSION_ID, AnyServerMessage, AudioFormat, Ended, Layout, Warning  # noqa: A004
+from server.transcript import Transcript
 
 FAILED = 2
 """Exit code of a command that could not do all it was asked to."""

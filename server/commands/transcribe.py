@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client.sdk import fetch_transcript
-from client.transcript import SegLstRow
 from server.commands.streaming import FAILED, LAYOUTS, add_server_option, complain, server_at, stream_file
 from server.errors import CrosstalkError
+from server.transcript import SegLstRow
 
 FORMATS = ("txt", "srt", "vtt", "json", "rttm")
 

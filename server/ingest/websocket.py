@@ -117,7 +117,9 @@ async def _write(socket: WebSocket, outbox: Outbox) -> None:
         if socket.application_state is not WebSocketState.CONNECTED:
             return
         try:
-            await asyncio.wait_for(socket.send_text(message), SEND_TIMEOUT_S)
+            # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes as the message goes out.
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await socket.send_text(message)
         except TimeoutError:
             raise ClientTooSlow(
                 "the client stopped reading",

@@ -40,7 +40,8 @@ def test_plain_redis_url_counts_and_the_prefixed_one_wins() -> None:
 
 def test_every_setting_can_come_from_each_source(tmp_path: Path) -> None:
     wanted: dict[str, Any] = {
-        field.name: value + 1 if isinstance(value := field.default, int | float) else value for field in fields(Settings)
+        field.name: value + 1 if isinstance(value := field.default, int | float) else value
+        for field in fields(Settings)
     } | {"host": "::1", "redis_url": "unix:///x", "data_dir": "d", "system": "s", "log_level": "debug"}
     path = tmp_path / "all.toml"
     path.write_text("".join(f"{k} = {v!r}\n" for k, v in wanted.items()))

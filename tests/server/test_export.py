@@ -94,7 +94,10 @@ def test_long_speech_is_cut_into_cues_that_can_be_read() -> None:
     for block in blocks:
         _, line, text = block.split("\n")
         start_ms, end_ms = (
-            sum(int(part) * scale for part, scale in zip(re.split("[:,]", stamp), (3_600_000, 60_000, 1_000, 1), strict=True))
+            sum(
+                int(part) * scale
+                for part, scale in zip(re.split("[:,]", stamp), (3_600_000, 60_000, 1_000, 1), strict=True)
+            )
             for stamp in line.split(" --> ")
         )
         assert end_ms - start_ms <= MAX_CUE_MS
@@ -104,7 +107,9 @@ def test_long_speech_is_cut_into_cues_that_can_be_read() -> None:
     assert " ".join(block.split(": ", 1)[1] for block in blocks) == ("some words that go on " * 20).strip()
 
 
-@pytest.mark.parametrize(("form", "text"), [("srt", ""), ("vtt", "WEBVTT\n"), ("json", "[]\n"), ("rttm", ""), ("txt", "")])
+@pytest.mark.parametrize(
+    ("form", "text"), [("srt", ""), ("vtt", "WEBVTT\n"), ("json", "[]\n"), ("rttm", ""), ("txt", "")]
+)
 def test_session_in_which_nobody_spoke_is_a_valid_empty_file(form: str, text: str) -> None:
     silent: list[AnyServerMessage] = [Final(session_id="s", turn=0, turn_ended=True), Ended(session_id="s")]
     assert export("s", silent, form) == export("s", [], form) == text

@@ -229,7 +229,7 @@ def test_channel_count_out_of_bounds_is_refused(channels: int) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("encoding", "mp3"), ("encoding", ""), ("layout", "ring")])
 def test_unknown_choice_is_refused_with_the_choices(field: str, value: str) -> None:
-    with pytest.raises(UnsupportedAudio, match=f"unknown {field}; expected .* or .*; received \"{value}\""):
+    with pytest.raises(UnsupportedAudio, match=f'unknown {field}; expected .* or .*; received "{value}"'):
         parse_client_message(start_text({field: value}))
 
 

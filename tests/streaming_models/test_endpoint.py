@@ -34,7 +34,13 @@ def speech_of(probabilities: list[float]) -> list[bool]:
 
 
 def test_wavering_between_the_thresholds_does_not_chatter() -> None:
-    assert speech_of([0.4, 0.49, 0.5, 0.36, 0.49, 0.34, 0.36, 0.49, 0.6]) == [False, False, *[True] * 3, *[False] * 3, True]
+    assert speech_of([0.4, 0.49, 0.5, 0.36, 0.49, 0.34, 0.36, 0.49, 0.6]) == [
+        False,
+        False,
+        *[True] * 3,
+        *[False] * 3,
+        True,
+    ]
 
 
 @given(st.lists(st.floats(0, 1, width=16), max_size=40))

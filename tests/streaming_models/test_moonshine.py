@@ -132,7 +132,11 @@ class Looping(Counting):
     ) -> tuple[FloatArray, Caches, FloatArray]:
         _, caches, attention = super().read_prefix(tokens, hidden, samples, logits_from)
         self._at = len(tokens)
-        return np.stack([self._logits(k) for k in range(logits_from, len(tokens))] or [self._logits(0)]), caches, attention
+        return (
+            np.stack([self._logits(k) for k in range(logits_from, len(tokens))] or [self._logits(0)]),
+            caches,
+            attention,
+        )
 
     def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
         self._at += 1

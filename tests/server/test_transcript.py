@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.transcript import Transcript, clock_text, pieces_of, transcript_of
 from server.protocol import Final, Gap, Partial, Session, Speaker, SpeakerName, WordMessage
+from server.transcript import Transcript, clock_text, pieces_of, transcript_of
 
 
 def word(text: str, at_ms: int, speaker: str = "S1", word_id: int = -1) -> WordMessage:

@@ -31,7 +31,16 @@ from server.inference import SYSTEMS, load_models
 from server.ingest.websocket import SEND_TIMEOUT_S, refuse, serve_stream
 from server.metrics import CONTENT_TYPE, Metrics
 from server.pipeline import Models
-from server.protocol import SPEAKER_LABEL, Session, SpeakerName, check_display_name, check_session_id, decode, encode
+from server.protocol import (
+    SPEAKER_LABEL,
+    Ended,
+    Session,
+    SpeakerName,
+    check_display_name,
+    check_session_id,
+    decode,
+    encode,
+)
 from server.session import SessionManager
 from server.state import EmbeddedValkey, SessionRecord, Store
 
@@ -43,6 +52,15 @@ CONTENT_SECURITY_POLICY = (
 )
 
 log = logging.getLogger("crosstalk")
+
+
+async def _end_orphans(store: Store) -> None:
+    """An embedded store is ours alone: a session still live in it belonged to a process that was killed."""
+    for record in await store.sessions():
+        if record.state == "live":
+            ended = Ended(session_id=record.session_id, audio_ms=record.audio_ms, reason="shutdown")
+            await store.append(record.session_id, encode(ended).replace('"seq":0,', "", 1), record.audio_ms)
+            await store.update_session(record.session_id, state="ended")
 
 
 @dataclasses.dataclass
@@ -76,6 +94,8 @@ def create_app(settings: Settings) -> Starlette:
             models: dict[str, Models] = {}
             for system in SYSTEMS:
                 models[system] = await asyncio.get_running_loop().run_in_executor(workers, load_models, system)
+            if not settings.redis_url:
+                await _end_orphans(store)
             hub = Hub(store)
             await hub.start()
             stack.push_async_callback(hub.close)

@@ -48,7 +48,7 @@ class Settings:
     session_ttl_s: int = 604_800
     """How long transcripts are kept after a session's last word (a week)."""
     caption_limit: int = 100_000
-    """Durable messages kept per session; the oldest go first, with a warning."""
+    """Durable messages kept per session, about; the oldest go first."""
     log_level: str = "info"
     """debug, info, warning or error."""
 

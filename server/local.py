@@ -53,6 +53,7 @@ class LocalServer:
                 self.url = line.removeprefix(READY_PREFIX).strip()
                 return self
         code = self._process.wait()
+        self._process.stdout.close()
         raise RuntimeError(f"the server ended with code {code} before it was ready: {''.join(printed[-20:])}")
 
     def __exit__(

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from server.clock import samples_to_ms
 from server.config import Settings
 from server.errors import AtCapacity, BadMessage, CrosstalkError, NoSuchSession, SessionExists
-from server.ingest.align import FrameOrder, Hole
+from server.ingest.align import Aligned, FrameOrder, Hole
 from server.metrics import Metrics
 from server.pipeline import Models, Pipeline
 from server.protocol import (
@@ -66,6 +66,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[str | None] = asyncio.Queue(OUTBOX_MESSAGES)
+        self._missed: deque[str] = deque()
         self.overflowed = asyncio.Event()
 
     def put(self, message: str, *, durable: bool) -> None:
@@ -76,6 +77,10 @@ class Outbox:
             if durable:
                 self.overflowed.set()
 
+    def repeat(self, missed: Iterable[str]) -> None:
+        """Before anything else: what a resumed client missed, however much (it is in the store all the same)."""
+        self._missed.extend(missed)
+
     def close(self) -> None:
         """After what is queued, nothing more."""
         with contextlib.suppress(asyncio.QueueFull):
@@ -83,6 +88,8 @@ class Outbox:
 
     async def get(self) -> str | None:
         """The next message; None when there will be none."""
+        if self._missed:
+            return self._missed.popleft()
         return await self._queue.get()
 
 
@@ -170,10 +177,10 @@ class MeetingSession:
                 resume_token=self.resume_token,
                 received_samples=self._order.next_sample,
             )
-            outbox.put(encode(started), durable=True)
+            missed = [encode(started)]
             if resumed:
-                async for _, message in self._store.captions(self.session_id, last_seq):
-                    outbox.put(message, durable=True)
+                missed += [message async for _, message in self._store.captions(self.session_id, last_seq)]
+            outbox.repeat(missed)
 
     def detach(self, outbox: Outbox) -> None:
         """The sender's connection is gone; the session waits `resume_grace_s` for it to come back."""
@@ -195,10 +202,10 @@ class MeetingSession:
             BadMessage, UnsupportedAudio: the frame can't be used; the session itself goes on.
         """
         if self._finishing is not None:
-            raise BadMessage("audio after the end", expected="no audio after 'end'", received="a binary frame")
+            return  # ended from elsewhere while this frame was under way; its sender is told by `end`
         aligned = self._order.step(frame)
         self.last_audio_at = time.monotonic()
-        await self._enqueue(_Piece(aligned.pcm, tuple(aligned.holes)))
+        await self._enqueue(aligned)
         if self._order.clipped_samples and not self._clipped_told:
             self._clipped_told = True
             message = "samples beyond full scale were clipped; expected values in [-1, 1]"
@@ -214,7 +221,7 @@ class MeetingSession:
         if self._grace is not None and self._grace is not asyncio.current_task():
             self._grace.cancel()
         rest = self._order.flush()
-        await self._enqueue(_Piece(rest.pcm, tuple(rest.holes)))
+        await self._enqueue(rest)
         await self._acknowledge(0)
         async with self._changed:
             self._changed.notify_all()
@@ -245,13 +252,15 @@ class MeetingSession:
             )
             self._outbox.put(encode(ack), durable=False)
 
-    async def _enqueue(self, piece: _Piece) -> None:
-        samples = piece.pcm.shape[1]
-        if not samples and not piece.holes:
+    async def _enqueue(self, aligned: Aligned) -> None:
+        samples = sum(pcm.shape[1] for pcm in aligned.pieces)
+        if not samples:
             return
         limit = self._settings.max_backlog_s * self.rate_hz
         # Before the first await: whoever finishes the session meanwhile must find this audio in the backlog.
-        self._backlog.append(piece)
+        self._backlog += [_Piece(pcm, ()) for pcm in aligned.pieces]
+        if aligned.holes:
+            self._backlog[-len(aligned.pieces)] = _Piece(aligned.pieces[0], tuple(aligned.holes))
         self._backlog_samples += samples
         async with self._changed:
             self._changed.notify_all()

@@ -9,7 +9,7 @@ Keys, all under one prefix:
     ct:speakers:{id}       string: JSON of the speaker registry
     ct:live:{id}           pub/sub: `SEQ|JSON` of a durable message, `-SEQ|JSON` of any other
 
-A stream holds at most `caption_limit` entries; the oldest go first, and `append` says so once. Appending, numbering
+A stream holds about `caption_limit` entries (trimmed in whole blocks); the oldest go first. Appending, numbering
 and publishing is one script, so several writers (the session, a rename from anywhere) never disagree about an order.
 """
 

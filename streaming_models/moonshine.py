@@ -2,8 +2,9 @@
 
 A live captioner reads the same window again and again, each time a little longer. What it read last time is a good
 guess of what it will read now, so the guess is checked in one pass of the decoder over the whole row of tokens, and
-only what comes after the first disagreement is decoded token by token. The result is what plain greedy decoding with
-these graphs would give, for about four decoder calls instead of thirty.
+only what comes after the first disagreement is decoded token by token: about four decoder calls instead of thirty.
+The result is that of plain greedy decoding but for the noise of the graphs' dynamic quantisation, which depends on how
+many tokens are read at once: measured, one guess in eight changes a token, nearly always in a cut word.
 
 The graphs are callables, so nothing here knows ONNX Runtime.
 """
@@ -82,7 +83,7 @@ class Moonshine:
         Args:
             samples: (S,) float32 at 16 kHz.
             prefix: tokens that the text must begin with (already committed).
-            guess: tokens that probably follow them; changes the cost, not the result.
+            guess: tokens that probably follow them; meant to change the cost, not the result (see the module).
             prefix_end_frame: where the prefix's speech ends; what follows is not looked for before it.
 
         Returns:

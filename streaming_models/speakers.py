@@ -87,6 +87,7 @@ MAX_MERGES = 64
 CHANNEL_BONUS = 0.35
 """Score in favour of the person who last used the microphone."""
 MOVED_SCORE = 0.6
+FIRST_MICROPHONE_SCORE = 0.4
 """A known voice this clear, on a microphone new to it, keeps its label."""
 FINAL_TURN_S = 1.5
 """Solo speech after which a turn's label is final (models.md 3.6)."""
@@ -653,8 +654,11 @@ class SpeakerRegistry:
             scores[number] = voice.similarity(person) + (bonus if number == usual else 0.0)
         ranked = sorted(scores, key=lambda number: -scores[number])
         best = ranked[0] if ranked else 0
-        # A voice on a fresh microphone must be clear to be somebody known: most microphones bring a new person.
-        needed = MOVED_SCORE if channel is not None and usual == 0 else SAME_PERSON_SCORE
+        # A voice on a fresh microphone must be clear to be somebody of another microphone: most bring a new person.
+        # Somebody without a microphone so far (heard in the mix, before the microphones were told apart) fits easier.
+        needed = SAME_PERSON_SCORE
+        if channel is not None and usual == 0:
+            needed = MOVED_SCORE if best in self._channel_person.values() else FIRST_MICROPHONE_SCORE
         new_from_s = NEW_PERSON_S if self._older else FIRST_PERSON_S
         if (not best or scores[best] < needed) and solo_s >= new_from_s and len(self._older) < MAX_PEOPLE:
             number, confidence = self._new_person(), min(1.0, 0.5 + 0.25 * solo_s)

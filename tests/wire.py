@@ -20,6 +20,7 @@ from server.protocol import AnyServerMessage, AudioFrame, Error, Final, decode, 
 from tests.real import FloatArray, as_s16
 
 ANSWER_S = 60.0
+END = '{"type":"end"}'
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ async def speak(url: str, pcm: FloatArray, session_id: str = "", block: int = 1_
         await sender.until("started")
         reading = asyncio.create_task(sender.until_closed())
         await sender.send_frames(as_s16(pcm), block * 2 * channels, 2 * channels)
-        await sender.send('{"type":"end"}')
+        await sender.send(END)
         assert await reading == 1000
         return sender.heard
 

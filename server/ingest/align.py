@@ -35,10 +35,18 @@ class Hole:
 
 @dataclass
 class Aligned:
-    """What a frame released: audio (C, S) at the client's rate in order, and the holes filled with silence in it."""
+    """What a frame released, in order, at the client's rate: pieces of audio (C, S) and the holes among them.
 
-    pcm: FloatArray
+    A hole's silence is one of the pieces, a view that takes no memory however long it is.
+    """
+
+    pieces: list[FloatArray]
     holes: list[Hole] = field(default_factory=list)
+
+    @property
+    def pcm(self) -> FloatArray:
+        """All pieces as one (C, S)."""
+        return np.concatenate(self.pieces, axis=1)
 
 
 class FrameOrder:
@@ -63,7 +71,7 @@ class FrameOrder:
         end = frame.first_sample + pcm.shape[1]
         if end <= self.next_sample or frame.first_sample in self._waiting:
             self.duplicates += 1
-            return Aligned(pcm[:, :0])
+            return Aligned([pcm[:, :0]])
         if frame.first_sample - self.next_sample > MAX_HOLE_S * self._audio.sample_rate_hz:
             raise BadMessage(
                 "audio frame from the far future",
@@ -94,14 +102,14 @@ class FrameOrder:
                 break
             if missing > 0:
                 holes.append(Hole(self.next_sample, first))
-                pieces.append(np.zeros((pcm.shape[0], missing), np.float32))
+                pieces.append(np.broadcast_to(np.float32(0), (pcm.shape[0], missing)))
             del self._waiting[first]
             fresh = pcm[:, max(0, -missing) :]
             pieces.append(fresh)
             self.next_sample = max(self.next_sample, first + pcm.shape[1])
             self._next_seq = (frame.frame_seq + 1) & 0xFFFFFFFF
         empty = np.zeros((self._audio.channels, 0), np.float32)
-        return Aligned(np.concatenate([empty, *pieces], axis=1), holes)
+        return Aligned(pieces or [empty], holes)
 
     def _decode(self, frame: AudioFrame) -> FloatArray:
         channels = self._audio.channels

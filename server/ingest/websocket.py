@@ -98,17 +98,21 @@ async def _read_start(socket: WebSocket) -> Start:
 
 async def _read(socket: WebSocket, session: MeetingSession) -> None:
     """Frames until `end`; then only that the client stays."""
+    ended = False
     while True:
         event = await socket.receive()
         if event["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(event.get("code", 1005))
         data = event.get("bytes")
         if data is not None:
+            if ended:
+                raise BadMessage("audio after the end", expected="no audio after 'end'", received="a binary frame")
             await session.accept(unpack_frame(data, session.start.audio))
             continue
         message = parse_client_message(event["text"])
         if not isinstance(message, End):
             raise BadMessage("wrong order", expected="audio frames or 'end'", received="a second 'start'")
+        ended = True
         await session.finish()
 
 

@@ -30,7 +30,7 @@ def test_prefix_graph_equals_step_graph_token_by_token(seconds: float) -> None:
     first, caches, _ = graphs.read_prefix(row[:1], hidden, samples, 0)
     stepped = [first[0]]
     for token in row[1:]:
-        latest, caches = graphs.add_token(token, hidden, samples, caches)
+        latest, caches, _ = graphs.add_token(token, hidden, samples, caches)
         stepped.append(latest)
     assert at_once.shape == (len(row), 32_768)
     assert [int(r.argmax()) for r in at_once] == [int(r.argmax()) for r in stepped]
@@ -52,10 +52,13 @@ def test_logits_from_gives_the_last_rows_of_the_same_logits() -> None:
 def test_caches_of_both_graphs_have_the_same_names_and_grow_alike() -> None:
     graphs = real.graphs()
     hidden, samples, row = read_row(3.0)
-    _, whole, _ = graphs.read_prefix(row, hidden, samples, 0)
+    _, whole, attention = graphs.read_prefix(row, hidden, samples, 0)
     _, caches, _ = graphs.read_prefix(row[:-1], hidden, samples, 0)
-    _, grown = graphs.add_token(row[-1], hidden, samples, caches)
+    _, grown, row_attention = graphs.add_token(row[-1], hidden, samples, caches)
     assert {k: v.shape for k, v in grown.items()} == {k: v.shape for k, v in whole.items()}
+    assert row_attention.shape == attention[:, :, -1:].shape
+    np.testing.assert_allclose(row_attention.sum(axis=-1), 1, atol=1e-5)
+    assert np.corrcoef(row_attention.ravel(), attention[:, :, -1:].ravel())[0, 1] > 0.99
 
 
 def test_cross_attention_rows_sum_to_one() -> None:
@@ -73,7 +76,7 @@ def test_graphs_are_valid_onnx_without_a_branch() -> None:
         model = onnx.load_from_string(data)
         names = {value.name for value in (*model.graph.input, *model.graph.output)}
         assert not any(node.op_type == "If" for node in model.graph.node)
-        assert ((LOGITS_FROM in names), (CROSS_ATTENTION in names)) == (whole_prefix, whole_prefix)
+        assert (LOGITS_FROM in names, CROSS_ATTENTION in names) == (whole_prefix, True)
         produced = {name for node in model.graph.node for name in node.output}
         assert {value.name for value in model.graph.output} <= produced
 

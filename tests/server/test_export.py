@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_long_speech_is_cut_into_cues_that_can_be_read() -> None:
         assert end_ms - start_ms <= MAX_CUE_MS
         assert len(text.removeprefix("S1: ")) <= MAX_CUE_CHARS
         times.append((start_ms, end_ms))
-    assert all(before[1] <= after[0] for before, after in zip(times, times[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(times))
     assert " ".join(block.split(": ", 1)[1] for block in blocks) == ("some words that go on " * 20).strip()
 
 

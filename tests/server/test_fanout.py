@@ -150,7 +150,7 @@ async def test_last_message_said_while_the_subscription_was_broken_still_arrives
     await say(store, 3)
     await asyncio.sleep(0.1)
     async with redis_asyncio.Redis.from_url(url) as client:
-        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await client.client_kill_filter(_type="pubsub")
     await say(store, 2)
     last = await finish(store)  # and then nobody says anything any more
     assert await asyncio.wait_for(viewer, 10) == list(range(1, last + 1))

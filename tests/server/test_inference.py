@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from server.inference import SYSTEMS, Silero, load_models, moonshine_assets
+from server.inference import SYSTEMS, Silero, SileroGraph, load_models, moonshine_assets
 from streaming_models.moonshine import FRAME_SAMPLES
 from streaming_models.tokens import START_ID
 from tests import real
@@ -40,8 +40,8 @@ def test_truncated_caches_are_as_if_the_rest_had_never_been_read() -> None:
     assert set(cut) == set(short_caches)
     for name, cache in short_caches.items():
         assert cut[name].shape == cache.shape, name
-    latest, _ = graphs.add_token(600, hidden, len(pcm), cut)
-    expected, _ = graphs.add_token(600, hidden, len(pcm), short_caches)
+    latest, _, _ = graphs.add_token(600, hidden, len(pcm), cut)
+    expected, _, _ = graphs.add_token(600, hidden, len(pcm), short_caches)
     assert latest.argmax() == expected.argmax()
     assert np.corrcoef(latest, expected)[0, 1] > 0.995  # int8: the scale of a row depends on all of its tokens
 
@@ -54,7 +54,7 @@ def test_voices_give_activity_of_three_talkers_and_an_embedding() -> None:
 
 
 def test_detector_hears_speech_and_forgets_it() -> None:
-    detector = Silero()
+    detector = Silero(SileroGraph())
     frames = real.short_speech()[: 512 * 60].reshape(-1, 512)
     first = [detector(frame) for frame in frames]
     assert max(first) > 0.9

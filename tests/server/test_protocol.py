@@ -342,7 +342,7 @@ def test_unknown_type_is_refused(kind: str) -> None:
 
 def test_text_over_the_limit_is_refused_by_its_bytes() -> None:
     for text in ("x" * (MAX_TEXT_BYTES + 1), "ä" * (MAX_TEXT_BYTES // 2 + 1)):
-        with pytest.raises(MessageTooLarge, match="expected at most 65536 bytes; received 6553[78] bytes"):
+        with pytest.raises(MessageTooLarge, match=r"expected at most 65536 bytes; received 6553[78] bytes"):
             parse_client_message(text)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference import Silero
+from server.inference import Silero, SileroGraph
 from streaming_models.endpoint import SPEECH_OFF, SPEECH_ON, VAD_FRAME_SAMPLES, FloatArray, SpeechActivity
 from tests import real
 
@@ -74,7 +74,7 @@ def test_other_frames_are_refused(shape: tuple[int, ...]) -> None:
 def test_real_speech_is_told_from_real_pauses() -> None:
     pcm = real.short_speech()
     padded = np.concatenate((np.zeros(16_000, np.float32), pcm, np.zeros(16_000, np.float32)))
-    activity = SpeechActivity(Silero())
+    activity = SpeechActivity(Silero(SileroGraph()))
     whole = len(padded) // VAD_FRAME_SAMPLES * VAD_FRAME_SAMPLES
     found = [activity.step(frame) for frame in padded[:whole].reshape(-1, VAD_FRAME_SAMPLES)]
     assert not any(f.speech for f in found if f.end_sample <= 16_000)

@@ -35,7 +35,9 @@ class Counting:
         self.prefixes += 1
         return self._graphs.read_prefix(tokens, hidden, samples, logits_from)
 
-    def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
+    def add_token(
+        self, token: int, hidden: FloatArray, samples: int, caches: Caches
+    ) -> tuple[FloatArray, Caches, FloatArray]:
         self.tokens += 1
         return self._graphs.add_token(token, hidden, samples, caches)
 
@@ -69,7 +71,7 @@ def test_guess_does_not_change_what_was_clearly_said(seconds: float) -> None:
     pcm = real.speech("two_cities", seconds)
     moonshine = real.moonshine()
     plain = moonshine.read(pcm)
-    for guess in (plain.tokens, plain.tokens[:-2], plain.tokens[:3] + (900, 901, 902), (777,), plain.tokens + (500,)):
+    for guess in (plain.tokens, plain.tokens[:-2], (*plain.tokens[:3], 900, 901, 902), (777,), (*plain.tokens, 500)):
         assert moonshine.read(pcm, guess=guess).tokens == plain.tokens
 
 
@@ -98,6 +100,16 @@ def test_text_begins_with_the_prefix_whatever_was_said() -> None:
         assert reading.tokens[: len(prefix)] == prefix
         assert reading.confidence[: len(prefix)] == (1.0,) * len(prefix)
     assert real.moonshine().read(pcm, plain.tokens[:4]).tokens == plain.tokens
+
+
+def test_words_after_the_prefix_are_not_looked_for_before_its_end() -> None:
+    pcm = real.speech("two_cities", 5)
+    plain = real.moonshine().read(pcm)
+    end_frame = plain.bounds[4]
+    reading = real.moonshine().read(pcm, plain.tokens[:4], prefix_end_frame=end_frame)
+    assert reading.tokens == plain.tokens
+    assert reading.bounds[:5] == (end_frame,) * 5
+    assert np.abs(np.subtract(reading.bounds[5:], plain.bounds[5:])).max() <= 6
 
 
 @pytest.mark.parametrize("samples", [0, 1, 400, 4_799])
@@ -138,9 +150,12 @@ class Looping(Counting):
             attention,
         )
 
-    def add_token(self, token: int, hidden: FloatArray, samples: int, caches: Caches) -> tuple[FloatArray, Caches]:
+    def add_token(
+        self, token: int, hidden: FloatArray, samples: int, caches: Caches
+    ) -> tuple[FloatArray, Caches, FloatArray]:
         self._at += 1
-        return self._logits(self._at - 1), caches
+        _, _, attention = real.graphs().add_token(token, hidden, samples, caches)
+        return self._logits(self._at - 1), caches, attention
 
 
 @pytest.mark.parametrize("phrase", [[600], [600, 601], [600, 601, 602]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_decisions_are_made_at_whole_frames_in_order() -> None:
 def test_committed_words_are_in_order_of_time_and_have_length() -> None:
     words = committed(at_once())
     assert all(word.start_sample < word.end_sample for word in words)
-    assert all(a.end_sample <= b.start_sample for a, b in zip(words, words[1:], strict=False))
+    assert all(a.end_sample <= b.start_sample for a, b in pairwise(words))
     assert all(0 < word.confidence <= 1 for word in words)
     assert all(word.text and not word.text.isspace() for word in words)
 
@@ -100,7 +101,7 @@ def test_words_appear_while_people_talk() -> None:
 
 
 def test_end_of_an_utterance_commits_the_tail_and_leaves_none() -> None:
-    for before, result in zip(at_once(), at_once()[1:], strict=False):
+    for before, result in pairwise(at_once()):
         if result.ended:
             assert result.tail == ()
             assert before.ended or len(result.committed) >= 0

@@ -1,7 +1,7 @@
 """Moonshine Tiny's decoder written anew, with the exported weights and few nodes.
 
 The exported graph works out rotary slices, padded heads and masks with dynamic dimensions, in nine hundred small
-nodes. Those shapes are known here, so about 170 nodes remain: a token costs two thirds of the time. The int8 weights
+nodes. Those shapes are known here, so about 200 nodes remain: a token costs two thirds of the time. The int8 weights
 stay those of the export, and with them the numbers, up to the rounding of the activations.
 """
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from server.protocol import DURABLE, Ended, SpeakerName
+from server.protocol import Warning as WarningMessage
 from tests import real
 from tests.wire import END, frames_of, rest, rows, speak, start_text, talk, words_of
 
@@ -127,3 +128,11 @@ async def test_deleted_session_is_gone_for_everybody(server_url: str) -> None:
     async with talk(server_url, f"/v1/sessions/{name}/captions") as viewer:
         assert (await viewer.refusal())[0] == 4404
     assert words_of(await speak(server_url, real.short_speech(), name)), "the name is free again"
+
+
+async def test_wish_that_cannot_be_met_is_answered_by_a_warning(server_url: str) -> None:
+    async with talk(server_url, "/v1/stream") as sender:
+        await sender.socket.send(start_text(fresh(), vocabulary=["Crosstalk"]))
+        await sender.socket.send(END)
+        assert await sender.until_closed() == 1000
+        assert [m.code for m in sender.heard if isinstance(m, WarningMessage)] == ["vocabulary_unused"]

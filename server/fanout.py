@@ -32,6 +32,7 @@ class Hub:
         self._listener: Listener | None = None
         self._viewers: dict[str, set[_Viewer]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     @property
     def viewer_count(self) -> int:
@@ -45,10 +46,12 @@ class Hub:
 
     async def close(self) -> None:
         """Stop listening."""
+        self._closing = True
+        if self._listener is not None:
+            self._listener.stop()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
         if self._listener is not None:
             await self._listener.close()
 
@@ -96,7 +99,7 @@ class Hub:
             await listener.watch(session_id)
 
     async def _run(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 if self._listener is None:
                     await self._listen_anew()

@@ -20,7 +20,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,14 +100,15 @@ class Store:
         pool = redis_asyncio.BlockingConnectionPool.from_url(
             url, decode_responses=True, max_connections=CONNECTIONS, timeout=CONNECTION_WAIT_S
         )
-        self._redis: Any = redis_asyncio.Redis.from_pool(pool)
-        self._append = self._redis.register_script(_APPEND)
+        self._client: Any = redis_asyncio.Redis.from_pool(pool)
+        self._redis = _Whole(self._client)
+        self._append = _Whole(self._client.register_script(_APPEND))
         self._ttl_s = ttl_s
         self._caption_limit = caption_limit
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._redis.aclose()
+        await self._client.aclose()
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers."""
@@ -246,7 +247,7 @@ class Store:
 
     def listener(self) -> Listener:
         """A new subscription to live messages."""
-        return Listener(self._redis)
+        return Listener(self._client)
 
 
 class Listener:
@@ -254,7 +255,9 @@ class Listener:
 
     def __init__(self, redis: Any) -> None:
         self._pubsub = redis.pubsub()
+        self._calls = _Whole(self._pubsub)
         self._lock = asyncio.Lock()
+        self._closed = False
 
     async def start(self) -> None:
         """Open the connection."""
@@ -265,20 +268,20 @@ class Listener:
         """Hear of a session."""
         with _reachable():
             async with self._lock:
-                await self._pubsub.subscribe(f"ct:live:{session_id}")
+                await self._calls.subscribe(f"ct:live:{session_id}")
 
     async def unwatch(self, session_id: str) -> None:
         """Hear of it no more."""
         with contextlib.suppress(StoreUnavailable), _reachable():
             async with self._lock:
-                await self._pubsub.unsubscribe(f"ct:live:{session_id}")
+                await self._calls.unsubscribe(f"ct:live:{session_id}")
 
     async def messages(self) -> AsyncIterator[tuple[str, int, bool, str]]:
         """(session id, seq, durable, JSON with seq) as published, until closed.
 
         An empty message says that from now on nothing of this session is missed; what came before may have been.
         """
-        while True:
+        while not self._closed:
             with _reachable():
                 event = await self._pubsub.get_message(timeout=1.0)
             if event is None or event["type"] not in ("message", "subscribe"):
@@ -291,9 +294,38 @@ class Listener:
             seq = abs(int(number))
             yield session_id, seq, not number.startswith("-"), with_seq(message, seq)
 
+    def stop(self) -> None:
+        """End `messages` within its poll of a second, also where a cancellation is swallowed."""
+        self._closed = True
+
     async def close(self) -> None:
         """Give the connection back."""
         await self._pubsub.aclose()
+
+
+class _Whole:
+    """Calls of a redis-py object, each run to its end in a task of its own.
+
+    A cancellation that reaches redis-py 8 while it connects or reads is swallowed (on Python 3.11), and the task that
+    was to end goes on. Here the caller is cancelled at once and the call ends by itself.
+    """
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return _Whole(getattr(self._target, name))
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        task = asyncio.ensure_future(self._target(*args, **kwargs))
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Nobody may be waiting for the call any more: its failure is then nobody's."""
+    if not task.cancelled():
+        task.exception()
 
 
 def with_seq(message: str, seq: int) -> str:

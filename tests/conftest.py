@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from server.local import LocalServer
+
+# Examples are not timed: shared machines stall now and then.
+settings.register_profile("crosstalk", deadline=None)
+settings.load_profile("crosstalk")
 
 SPEECH_RATE_HZ = 16_000
 

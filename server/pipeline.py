@@ -34,6 +34,7 @@ LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
 LOUDEST_BLOCKS = 60 * MODEL_RATE_HZ // BLOCK_SAMPLES
 OWNER_SHARE = 0.7
 """Share of a person's speech in which one microphone must have been the loudest to be theirs."""
+SETTLING_SAMPLES = 4 * MODEL_RATE_HZ
 RECENT_WORDS = 40
 SAME_WORD_SAMPLES = ms_to_samples(400)
 BLEED_RATIO = 2.0
@@ -269,10 +270,12 @@ class Pipeline:
         lane.spoken += recognition.committed
         speech = sum(word.end_sample - word.start_sample for word in lane.spoken)
         wanted = TURN_VOICE_SAMPLES if lane.label else FIRST_VOICE_SAMPLES
+        # Right after close talk was recognised bleed still gets through: nobody is met on a new microphone then.
+        settling = not lane.label and 0 < lane.offset_samples > self._clock - SETTLING_SAMPLES
         if recognition.ended:
             wanted = MIN_VOICE_SAMPLES if lane.label else MIN_FIRST_VOICE_SAMPLES
         corrections: list[ServerMessage] = []
-        if lane.spoken and not lane.compared and speech >= wanted + lane.compared_samples:
+        if lane.spoken and not settling and not lane.compared and speech >= wanted + lane.compared_samples:
             before = lane.label
             self._compare(lane)
             lane.compared_samples = 0 if lane.compared else speech

@@ -40,6 +40,7 @@ from server.protocol import (
     check_session_id,
     decode,
     encode,
+    encode_unnumbered,
 )
 from server.session import SessionManager
 from server.state import EmbeddedValkey, SessionRecord, Store
@@ -59,7 +60,7 @@ async def _end_orphans(store: Store) -> None:
     for record in await store.sessions():
         if record.state == "live":
             ended = Ended(session_id=record.session_id, audio_ms=record.audio_ms, reason="shutdown")
-            await store.append(record.session_id, encode(ended).replace('"seq":0,', "", 1), record.audio_ms)
+            await store.append(record.session_id, encode_unnumbered(ended), record.audio_ms)
             await store.update_session(record.session_id, state="ended")
 
 
@@ -387,7 +388,7 @@ async def rename_speaker(request: Request) -> Response:
     if session is not None:
         await session.emit(message)
     else:
-        text = encode(message).replace('"seq":0,', "", 1)
+        text = encode_unnumbered(message)
         await services.store.append(session_id, text, record.audio_ms)
     return JSONResponse({"speaker": label, "name": name})
 

@@ -512,6 +512,11 @@ def encode(message: ServerMessage) -> str:
     return json.dumps({k: v for k, v in asdict(message).items() if v is not None}, separators=(",", ":"))
 
 
+def encode_unnumbered(message: ServerMessage) -> str:
+    """The same without `seq`, which the caption store gives (`server.state.with_seq`)."""
+    return encode(message).replace('"seq":0,', "", 1)
+
+
 def decode(text: str) -> AnyServerMessage:
     """A server message as a client reads it. Unknown fields are ignored, so that a newer server can be read.
 

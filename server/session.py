@@ -38,6 +38,7 @@ from server.protocol import (
     Start,
     Started,
     encode,
+    encode_unnumbered,
 )
 from server.protocol import Warning as WarningMessage
 from server.state import SessionRecord, Store, with_seq
@@ -337,7 +338,7 @@ class MeetingSession:
         async with self._emitting:
             durable = message.type in DURABLE  # type: ignore[attr-defined]
             filled = replace(message, session_id=self.session_id, audio_ms=self.audio_ms)
-            text = "{" + encode(filled).replace('"seq":0,', "", 1)[1:]
+            text = encode_unnumbered(filled)
             if durable:
                 self._seq = await self._store.append(self.session_id, text, self.audio_ms)
             else:
@@ -504,7 +505,7 @@ class SessionManager:
         session = self._live.get(session_id)
         if session is not None:
             await session.abandon()
-        ended = encode(Ended(session_id=session_id, reason="deleted")).replace('"seq":0,', "", 1)
+        ended = encode_unnumbered(Ended(session_id=session_id, reason="deleted"))
         await self._store.append(session_id, ended, 0)
         await self._store.delete_session(session_id)
 

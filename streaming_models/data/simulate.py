@@ -4,24 +4,31 @@ Three steps that can be used apart: `plan_turns` lays utterances on a timeline, 
 room, `mix` lets every microphone hear every talker. `simulate_meeting` draws what is left open from a seed and
 does all three. The same seed and input give bit-identical audio on one machine.
 
-Rooms are shoeboxes with omnidirectional talkers and microphones (image sources); nobody moves. Words are never
-cut and voices never altered.
+Rooms are shoeboxes with omnidirectional talkers and microphones (image sources). Words are never cut and voices
+never altered; what devices and networks do to the sound is in `degrade`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from streaming_models.data import arrays
 from streaming_models.data.corpus import SAMPLE_RATE_HZ, FloatArray, Utterance
+from streaming_models.data.movement import Walk, WalkResponses, draw_walk
+from streaming_models.data.noise import coloured_noise, diffuse_noise, hum
 from streaming_models.scoring import SegLstRow, normalise
 
 Position: TypeAlias = tuple[float, float, float]
-MicrophoneKind: TypeAlias = Literal["close_talk", "linear", "circular", "ad_hoc"]
+MicrophoneKind: TypeAlias = Literal["close_talk", "headset_mix", "linear", "circular", "planar", "ad_hoc"]
+NoiseKind: TypeAlias = Literal["independent", "diffuse"]
+
+Response: TypeAlias = FloatArray | WalkResponses
+"""What microphones hear of one talker's click: (C, L), or that from every place of a walk."""
 
 MOUTH_HEIGHT_M = 1.2
 TABLE_HEIGHT_M = 0.75
@@ -39,14 +46,26 @@ class SimulationError(ValueError):
     """A meeting that cannot be built: an impossible room, too few talkers, a position outside."""
 
 
+class TimedWord(NamedTuple):
+    """A word as written, and when it is said."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
 @dataclass(frozen=True, eq=False)
 class SpeechClip:
-    """One utterance ready to be placed: audio (S,) float32 mono at 16 kHz from first to last sound."""
+    """One utterance ready to be placed: audio (S,) float32 mono at 16 kHz from first to last sound.
+
+    timed_words: the words of `text` with their times from the audio's first sample; () where nobody knows them.
+    """
 
     id: str
     speaker: str
     text: str
     audio: FloatArray
+    timed_words: tuple[TimedWord, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +94,14 @@ class MeetingSpec:
     """What a simulated meeting shall be like; everything else is drawn from the seed.
 
     microphones: `close_talk` is one microphone 15-40 cm from every mouth, in the order of the talkers, then
-    `microphone_count` more on the table; the other kinds are one array of `microphone_count` on the table
-    (`ad_hoc`: anywhere between table and head height). `spacing_m` is the distance of neighbours in a line,
-    the radius of a circle.
+    `microphone_count` more on the table; `headset_mix` is the sum of the former in one channel, without the
+    latter; the other kinds are one array of `microphone_count` on the table (`ad_hoc`: anywhere between table
+    and head height). `spacing_m` is the distance of neighbours in a line or a grid, the radius of a circle.
     overlap_ratio: time with two or more talking over time with anyone talking.
     snr_db: speech to noise at the microphone that hears the talkers least; the noise is equally loud at all.
+    noise: `diffuse` is what a room's own noise is like (alike at neighbouring microphones), `independent` is
+    different at each. noise_slope: see `coloured_noise`. hum_db: mains hum over noise; None for no hum.
+    walkers: how many of the talkers get up and walk, once each.
     talker_gain_spread_db, microphone_gain_spread_db: how far people and microphones differ, in dB around 0.
     """
 
@@ -91,13 +113,20 @@ class MeetingSpec:
     overlap_ratio: float = 0.25
     gap_mean_s: float = 0.35
     snr_db: float = 25.0
+    noise: NoiseKind = "independent"
+    noise_slope: float = 1.0
+    hum_db: float | None = None
+    walkers: int = 0
     talker_gain_spread_db: float = 3.0
     microphone_gain_spread_db: float = 2.0
 
 
 @dataclass(frozen=True)
 class UtteranceReference:
-    """Who said which words when; seconds of the meeting, words normalised for scoring, text as written."""
+    """Who said which words when; seconds of the meeting, words normalised for scoring, text as written.
+
+    timed_words: the clip's, in seconds of the meeting.
+    """
 
     id: str
     speaker: str
@@ -105,6 +134,7 @@ class UtteranceReference:
     end_s: float
     words: str
     text: str
+    timed_words: tuple[TimedWord, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +142,8 @@ class SimulatedMeeting:
     """Audio and everything that is known about it.
 
     audio: (C, S) float32 at 16 kHz, peak at most 0.7. Times are when sound leaves the mouth: at a microphone
-    it arrives up to a few ms later. microphones_m: one position a channel.
+    it arrives up to a few ms later. talkers_m: where people sit; walks: the ways of those who leave their seat.
+    microphones_m: one position a channel, or those that are summed into the channel of a `headset_mix`.
     """
 
     audio: FloatArray
@@ -122,6 +153,7 @@ class SimulatedMeeting:
     microphones_m: tuple[Position, ...]
     snr_db: float
     seed: int
+    walks: Mapping[str, Walk] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -160,29 +192,41 @@ def simulate_meeting(speech: Mapping[str, Sequence[SpeechClip]], spec: MeetingSp
         SimulationError: fewer than two talkers, clips too long for the meeting, or an impossible room.
     """
     # One generator a step, so that a change of one step leaves the others' draws alone.
-    seats, turn_taking, levels, hiss = np.random.default_rng(seed).spawn(4)
+    seats, turn_taking, levels, hiss, movement = np.random.default_rng(seed).spawn(5)
     talkers_m = seat_talkers(spec.room, sorted(speech), seats)
     microphones_m = place_microphones(spec, talkers_m, seats)
     turns = plan_turns(speech, spec.duration_s, spec.overlap_ratio, turn_taking, gap_mean_s=spec.gap_mean_s)
     talker_gains_db = {speaker: float(levels.uniform(-1, 1)) * spec.talker_gain_spread_db for speaker in talkers_m}
     microphone_gains_db = levels.uniform(-1, 1, len(microphones_m)) * spec.microphone_gain_spread_db
-    last_samples = max(turn.end_samples for turn in turns)
+    length_samples = max(turn.end_samples for turn in turns) + SAMPLE_RATE_HZ // 2
+    walks = _draw_walks(spec, talkers_m, length_samples / SAMPLE_RATE_HZ, movement)
+    seated_m = {speaker: place_m for speaker, place_m in talkers_m.items() if speaker not in walks}
+    responses: dict[str, Response] = {
+        **impulse_responses(spec.room, seated_m, microphones_m),
+        **walk_responses(spec.room, walks, microphones_m),
+    }
     audio = mix(
         turns,
-        impulse_responses(spec.room, talkers_m, microphones_m),
-        length_samples=last_samples + SAMPLE_RATE_HZ // 2,
+        responses,
+        length_samples=length_samples,
         snr_db=spec.snr_db,
         rng=hiss,
         talker_gains_db=talker_gains_db,
+        noise=draw_noise(spec, microphones_m, length_samples, hiss),
     )
+    if spec.microphones == "headset_mix":
+        audio = headset_mix(audio, microphone_gains_db)
+    else:
+        audio = set_levels(audio, microphone_gains_db, separately=spec.microphones == "close_talk")
     return SimulatedMeeting(
-        audio=set_levels(audio, microphone_gains_db, separately=spec.microphones == "close_talk"),
+        audio=audio,
         references=references_of(turns),
         room=spec.room,
         talkers_m=talkers_m,
         microphones_m=microphones_m,
         snr_db=spec.snr_db,
         seed=seed,
+        walks=walks,
     )
 
 
@@ -195,15 +239,32 @@ def speech_clip(utterance: Utterance) -> SpeechClip:
     return SpeechClip(utterance.id, utterance.speaker, utterance.text, without_edge_silence(utterance.audio()))
 
 
+def trimmed(clip: SpeechClip) -> SpeechClip:
+    """The clip without the silence before and after it; the times of its words move along."""
+    span = sounding_span(clip.audio)
+    first_s, last_s = span.start / SAMPLE_RATE_HZ, span.stop / SAMPLE_RATE_HZ
+    # A word's times are somebody's estimate: they may reach into what is silent.
+    words = tuple(
+        TimedWord(word.text, min(max(word.start_s, first_s), last_s) - first_s, min(word.end_s, last_s) - first_s)
+        for word in clip.timed_words
+    )
+    return replace(clip, audio=clip.audio[span], timed_words=words)
+
+
 def without_edge_silence(audio: FloatArray) -> FloatArray:
     """(S,) float32 -> its part from first to last sound (within 40 dB of the loudest 20 ms) and 50 ms more."""
+    return audio[sounding_span(audio)]
+
+
+def sounding_span(audio: FloatArray) -> slice:
+    """Where (S,) float32 sounds: from first to last sound (see `without_edge_silence`), at most 0 to S."""
     frame_samples, margin_samples = SAMPLE_RATE_HZ // 50, SAMPLE_RATE_HZ // 20
     count = len(audio) // frame_samples
     power = np.mean(audio[: count * frame_samples].reshape(count, frame_samples) ** 2, axis=1)
     if not count or not power.max():
-        return audio
+        return slice(0, len(audio))
     loud = np.flatnonzero(power > power.max() * 1e-4) * frame_samples
-    return audio[max(0, loud[0] - margin_samples) : loud[-1] + frame_samples + margin_samples]
+    return slice(max(0, int(loud[0]) - margin_samples), min(len(audio), int(loud[-1]) + frame_samples + margin_samples))
 
 
 # Turns
@@ -272,9 +333,15 @@ def references_of(turns: Iterable[PlannedTurn]) -> tuple[UtteranceReference, ...
             end_s=turn.end_samples / SAMPLE_RATE_HZ,
             words=normalise(turn.clip.text),
             text=turn.clip.text,
+            timed_words=_words_from(turn.clip.timed_words, turn.start_samples / SAMPLE_RATE_HZ),
         )
         for turn in turns
     )
+
+
+def _words_from(words: Iterable[TimedWord], start_s: float) -> tuple[TimedWord, ...]:
+    """The words of a clip that begins at `start_s`."""
+    return tuple(TimedWord(word.text, word.start_s + start_s, word.end_s + start_s) for word in words)
 
 
 def _next_turn(
@@ -386,23 +453,24 @@ def place_microphones(
         SimulationError: a layout without any microphone.
     """
     count = spec.microphone_count
-    if count < 0 or (spec.microphones != "close_talk" and count == 0):
+    if count < 0 or (spec.microphones not in ("close_talk", "headset_mix") and count == 0):
         raise SimulationError(f"layout {spec.microphones} needs microphones, got microphone_count={count}")
+    if spec.microphones == "headset_mix" and count:
+        raise SimulationError(f"a headset mix has no microphones on the table, got microphone_count={count}")
     length_m, width_m, _ = spec.room.size_m
     table = np.array([length_m / 2, width_m / 2, TABLE_HEIGHT_M])
     table[:2] += rng.uniform(-0.3, 0.3, 2)
     turn_rad = rng.uniform(0, 2 * np.pi)
-    if spec.microphones == "close_talk":
+    if spec.microphones in ("close_talk", "headset_mix"):
         worn = [close_talk_position(mouth_m, spec.room, rng) for mouth_m in talkers_m.values()]
         spots = table + rng.uniform(-0.4, 0.4, (count, 3)) * [1, 1, 0]
         return (*worn, *_positions(spots))
     if spec.microphones == "linear":
-        along = (np.arange(count) - (count - 1) / 2) * spec.spacing_m
-        return _positions(table + along[:, None] * [np.cos(turn_rad), np.sin(turn_rad), 0.0])
+        return arrays.placed(arrays.linear(count, spec.spacing_m), table, turn_rad)
     if spec.microphones == "circular":
-        angles = turn_rad + 2 * np.pi * np.arange(count) / count
-        ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(count)], axis=1)  # (C, 3)
-        return _positions(table + spec.spacing_m * ring)
+        return arrays.placed(arrays.circular(count, spec.spacing_m), table, turn_rad)
+    if spec.microphones == "planar":
+        return arrays.placed(arrays.planar(count, spec.spacing_m), table, turn_rad)
     low = np.array([0.3, 0.3, TABLE_HEIGHT_M])
     high = np.array([length_m - 0.3, width_m - 0.3, 1.5])
     return _positions(rng.uniform(low, high, (count, 3)))
@@ -431,6 +499,8 @@ def impulse_responses(
     """
     import pyroomacoustics
 
+    if not talkers_m:
+        return {}
     size_m = np.array(room.size_m)
     for position in (*talkers_m.values(), *microphones_m):
         if not (np.all(np.array(position) > 0) and np.all(np.array(position) < size_m)):
@@ -467,6 +537,39 @@ def impulse_responses(
     return responses
 
 
+def walk_responses(
+    room: Room, walks: Mapping[str, Walk], microphones_m: Sequence[Position]
+) -> dict[str, WalkResponses]:
+    """What each microphone hears of a click of each walker, from each place of the walk.
+
+    Raises:
+        SimulationError: see `impulse_responses`.
+    """
+    places_m = {
+        f"{speaker} {index}": place_m
+        for speaker, walk in walks.items()
+        for index, place_m in enumerate(walk.positions_m)
+    }
+    heard = impulse_responses(room, places_m, microphones_m)
+    together: dict[str, WalkResponses] = {}
+    for speaker, walk in walks.items():
+        responses = [heard[f"{speaker} {index}"] for index in range(len(walk.positions_m))]
+        longest = max(response.shape[1] for response in responses)
+        padded = [np.pad(response, ((0, 0), (0, longest - response.shape[1]))) for response in responses]
+        together[speaker] = WalkResponses(np.stack(padded), walk.starts_s)
+    return together
+
+
+def _draw_walks(
+    spec: MeetingSpec, talkers_m: Mapping[str, Position], duration_s: float, rng: np.random.Generator
+) -> dict[str, Walk]:
+    """The ways of those who leave their seat."""
+    if not 0 <= spec.walkers <= len(talkers_m):
+        raise SimulationError(f"expected walkers among {len(talkers_m)} talkers, got {spec.walkers}")
+    chosen = sorted(rng.choice(sorted(talkers_m), spec.walkers, replace=False).tolist())
+    return {speaker: draw_walk(spec.room.size_m, talkers_m[speaker], duration_s, rng) for speaker in chosen}
+
+
 def _positions(points: npt.NDArray[np.float64]) -> tuple[Position, ...]:
     return tuple((float(x), float(y), float(z)) for x, y, z in points)
 
@@ -476,12 +579,13 @@ def _positions(points: npt.NDArray[np.float64]) -> tuple[Position, ...]:
 
 def mix(
     turns: Sequence[PlannedTurn],
-    responses: Mapping[str, FloatArray],
+    responses: Mapping[str, Response],
     *,
     length_samples: int,
     snr_db: float,
     rng: np.random.Generator,
     talker_gains_db: Mapping[str, float] | None = None,
+    noise: npt.NDArray[np.float64] | None = None,
 ) -> FloatArray:
     """What the microphones hear: every talker through the room, and noise.
 
@@ -489,44 +593,86 @@ def mix(
 
     Args:
         turns: who talks when.
-        responses: per talker (C, L), from `impulse_responses`.
+        responses: per talker (C, L), from `impulse_responses`, or those of a walk, from `walk_responses`.
         length_samples: length of the result; what sounds later is cut.
         snr_db: speech to noise power while anyone talks, at the microphone that hears speech least.
-        rng: draws the noise, which differs between microphones and is equally loud at all.
+        rng: draws the noise if none is given: independent between microphones, equally loud at all.
         talker_gains_db: how loud each talker is.
+        noise: (C, length_samples) of power 1.
 
     Returns:
         (C, length_samples) float32, not limited to [-1, 1]; see `set_levels`.
     """
+    heard = hear(turns, responses, length_samples, talker_gains_db)
+    if noise is None:
+        noise = coloured_noise(len(heard), length_samples, rng)
+    power = speech_power(heard, turns).min()
+    mixed: FloatArray = (heard + noise * np.sqrt(power / 10 ** (snr_db / 10))).astype(np.float32)
+    return mixed
+
+
+def hear(
+    turns: Sequence[PlannedTurn],
+    responses: Mapping[str, Response],
+    length_samples: int,
+    talker_gains_db: Mapping[str, float] | None = None,
+) -> npt.NDArray[np.float64]:
+    """`mix` without noise: (C, length_samples) of every talker through the room."""
     from scipy.signal import oaconvolve
 
-    channels = next(iter(responses.values())).shape[0]
-    heard = np.zeros((channels, length_samples), np.float64)  # (C, S)
-    talking = np.zeros(length_samples, np.bool_)
     gains_db = talker_gains_db or {}
+    channels = next(iter(responses.values())).shape[-2]
+    heard = np.zeros((channels, length_samples), np.float64)  # (C, S)
     for speaker in sorted({turn.clip.speaker for turn in turns}):
         dry = np.zeros(length_samples, np.float64)
         for turn in turns:
             if turn.clip.speaker == speaker:
                 span = slice(turn.start_samples, min(turn.end_samples, length_samples))
                 dry[span] += _at_speech_level(turn.clip.audio)[: span.stop - span.start]
-                talking[span] = True
         dry *= 10 ** (gains_db.get(speaker, 0.0) / 20)
-        heard += oaconvolve(dry[None], responses[speaker].astype(np.float64), axes=1)[:, :length_samples]
-    speech_power = np.mean(heard[:, talking] ** 2, axis=1).min() if talking.any() else 0.0
-    noise = room_noise(channels, length_samples, rng) * np.sqrt(speech_power / 10 ** (snr_db / 10))
-    mixed: FloatArray = (heard + noise).astype(np.float32)
-    return mixed
+        response = responses[speaker]
+        if isinstance(response, WalkResponses):
+            parts = [
+                (dry * share, place)
+                for share, place in zip(response.shares(length_samples), response.responses, strict=True)
+            ]
+        else:
+            parts = [(dry, response)]
+        for voice, place in parts:
+            heard += oaconvolve(voice[None], place.astype(np.float64), axes=1)[:, :length_samples]
+    return heard
 
 
-def room_noise(channels: int, length_samples: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(channels, length_samples) noise of power 1, falling by 3 dB an octave above 60 Hz like a ventilator's."""
-    spectrum = np.fft.rfft(rng.standard_normal((channels, length_samples)), axis=1)
-    frequency_hz = np.fft.rfftfreq(length_samples, 1 / SAMPLE_RATE_HZ)
-    spectrum *= np.sqrt(60.0 / np.maximum(frequency_hz, 60.0)) * (frequency_hz > 20.0)
-    noise = np.fft.irfft(spectrum, length_samples, axis=1)
-    unit: npt.NDArray[np.float64] = noise / np.sqrt(np.mean(noise**2, axis=1, keepdims=True))
-    return unit
+def speech_power(heard: npt.NDArray[np.float64], turns: Iterable[PlannedTurn]) -> npt.NDArray[np.float64]:
+    """(C, S) of speech -> (C,) its power while anyone talks."""
+    talking = np.zeros(heard.shape[1], np.bool_)
+    for turn in turns:
+        talking[turn.start_samples : turn.end_samples] = True
+    power: npt.NDArray[np.float64] = np.mean(heard[:, talking] ** 2, axis=1) if talking.any() else np.zeros(len(heard))
+    return power
+
+
+def draw_noise(
+    spec: MeetingSpec, microphones_m: Sequence[Position], length_samples: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """(C, length_samples) of power 1: the noise that a spec asks for, hum included."""
+    if spec.noise == "diffuse":
+        noise = diffuse_noise(microphones_m, length_samples, rng, spec.noise_slope)
+    else:
+        noise = coloured_noise(len(microphones_m), length_samples, rng, spec.noise_slope)
+    if spec.hum_db is None:
+        return noise
+    # Mains hum comes by wire and magnetic field: the same at all microphones at once.
+    hummed: npt.NDArray[np.float64] = noise + 10 ** (spec.hum_db / 20) * hum(length_samples, rng)
+    hummed /= np.sqrt(1 + 10 ** (spec.hum_db / 10))
+    return hummed
+
+
+def headset_mix(audio: FloatArray, gains_db: npt.NDArray[np.float64] | None = None) -> FloatArray:
+    """(C, S) of worn microphones -> (1, S) their sum, each with its gain, peak at 0.7: as AMI's Mix-Headset."""
+    gains = np.ones((len(audio), 1)) if gains_db is None else 10 ** (gains_db[:, None] / 20)
+    summed: FloatArray = np.sum(audio * gains, axis=0, keepdims=True).astype(np.float32)
+    return set_levels(summed, separately=False)
 
 
 def set_levels(audio: FloatArray, gains_db: npt.NDArray[np.float64] | None = None, *, separately: bool) -> FloatArray:

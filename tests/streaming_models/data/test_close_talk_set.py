@@ -12,19 +12,12 @@ from streaming_models.data.close_talk_set import write_close_talk_set
 from streaming_models.data.corpus import CorpusError
 from streaming_models.data.simulate import overlap_ratio
 from streaming_models.scoring import read_seglst
-from tests.streaming_models.data.tiny_speech import write_corpus
-
-DURATIONS_S = [3.0, 1.0, 5.0, 2.0, 4.0, 6.0, 1.5, 3.5, 4.5]
+from tests.streaming_models.data.tiny_speech import write_four_talkers
 
 
 @pytest.fixture(scope="module")
 def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    manifest = write_corpus(folder, "ann", DURATIONS_S)
-    for speaker in ("bob", "cat", "dan"):  # encoding takes seconds: all four share one shard
-        rows = manifest.read_text().replace('"ann-', f'"{speaker}-').replace('"ann"', f'"{speaker}"')
-        (folder / f"{speaker}.jsonl").write_text(rows)
-    return folder
+    return write_four_talkers(tmp_path_factory.mktemp("corpus"))
 
 
 def test_meetings_have_one_channel_a_talker_and_a_reference_beside_them(tmp_path: Path, corpus_dir: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from streaming_models.data.corpus import SAMPLE_RATE_HZ
+from streaming_models.data.movement import WalkResponses
 from streaming_models.data.simulate import (
     PEAK,
     MeetingSpec,
@@ -16,6 +17,10 @@ from streaming_models.data.simulate import (
     SimulatedMeeting,
     SimulationError,
     SpeechClip,
+    TimedWord,
+    draw_noise,
+    headset_mix,
+    hear,
     impulse_responses,
     mix,
     overlap_ratio,
@@ -25,6 +30,8 @@ from streaming_models.data.simulate import (
     seat_talkers,
     set_levels,
     simulate_meeting,
+    sounding_span,
+    trimmed,
     without_edge_silence,
 )
 from tests.streaming_models.data.tiny_speech import clips, syllables
@@ -118,7 +125,9 @@ def test_sound_arrives_after_its_way_through_the_air() -> None:
     assert arrival_samples == pytest.approx([0.5 / 343 * 16_000, 2.0 / 343 * 16_000], abs=2)
 
 
-@pytest.mark.parametrize(("kind", "spacing_m"), [("linear", 0.05), ("circular", 0.1), ("ad_hoc", 0.05)])
+@pytest.mark.parametrize(
+    ("kind", "spacing_m"), [("linear", 0.05), ("circular", 0.1), ("planar", 0.04), ("ad_hoc", 0.05)]
+)
 def test_arrays_have_the_asked_number_of_microphones_inside_the_room(kind: MicrophoneKind, spacing_m: float) -> None:
     spec = replace(SHORT, microphones=kind, microphone_count=6, spacing_m=spacing_m)
     rng = np.random.default_rng(3)
@@ -126,8 +135,10 @@ def test_arrays_have_the_asked_number_of_microphones_inside_the_room(kind: Micro
     assert places_m.shape == (6, 3)
     assert np.all((places_m > 0) & (places_m < DRY_ROOM.size_m))
     neighbours_m = np.linalg.norm(np.diff(places_m, axis=0), axis=1)
-    if kind != "ad_hoc":  # six on a circle are one radius apart
+    if kind in ("linear", "circular"):  # six on a circle are one radius apart
         assert neighbours_m == pytest.approx([spacing_m] * 5)
+    if kind == "planar":  # two rows of three
+        assert neighbours_m == pytest.approx([spacing_m] * 2 + [spacing_m * 5**0.5] + [spacing_m] * 2)
 
 
 def test_noise_has_the_asked_level_at_the_microphone_that_hears_least() -> None:
@@ -166,6 +177,83 @@ def test_a_reference_says_what_its_clip_says() -> None:
     assert (reference.words, reference.text) == ("yeah we've done it", clip.text)
 
 
+def test_word_times_move_with_the_clip_into_the_reference() -> None:
+    words = (TimedWord("Well,", 0.1, 0.4), TimedWord("yes.", 0.5, 1.0))
+    clip = SpeechClip("x", "a", "Well, yes.", syllables(1.0, 0), words)
+    (reference,) = references_of([PlannedTurn(clip, 32_000)])
+    assert reference.timed_words == (("Well,", 2.1, 2.4), ("yes.", 2.5, 3.0))
+    (without,) = references_of([PlannedTurn(clips("a", [1.0])[0], 32_000)])
+    assert without.timed_words == ()
+
+
+def test_cutting_silence_off_a_clip_keeps_its_words_on_their_sounds() -> None:
+    silence = np.zeros(SAMPLE_RATE_HZ, np.float32)
+    words = (TimedWord("Well,", 0.5, 1.4), TimedWord("yes.", 1.5, 2.8))  # times that reach into the silence
+    clip = SpeechClip("x", "a", "Well, yes.", np.concatenate([silence, syllables(1.0, 0), silence]), words)
+    cut = trimmed(clip)
+    assert len(cut.audio) == pytest.approx(1.1 * SAMPLE_RATE_HZ, abs=320)
+    begins_s = sounding_span(clip.audio).start / SAMPLE_RATE_HZ
+    assert cut.timed_words[0].text == "Well,"
+    assert cut.timed_words[0].start_s == 0.0
+    assert cut.timed_words[0].end_s == pytest.approx(1.4 - begins_s)
+    assert cut.timed_words[1].start_s == pytest.approx(1.5 - begins_s)
+    assert cut.timed_words[1].end_s == pytest.approx(len(cut.audio) / SAMPLE_RATE_HZ)
+
+
+def test_a_headset_mix_is_one_channel_of_all_worn_microphones() -> None:
+    meeting = simulate_meeting(_speech(3), replace(SHORT, microphones="headset_mix", microphone_count=0), 2)
+    assert meeting.audio.shape[0] == 1
+    assert np.max(np.abs(meeting.audio)) == pytest.approx(PEAK)
+    assert len(meeting.microphones_m) == 3
+    audio = np.stack([syllables(0.1, 0), syllables(0.1, 1)])
+    louder = headset_mix(audio, np.array([0.0, 20.0]))
+    expected = (audio[0] + 10 * audio[1])[None]
+    assert np.allclose(louder / np.std(louder), expected / np.std(expected), atol=1e-5)
+
+
+def test_who_walks_is_heard_from_the_seat_first_and_from_the_goal_in_the_end() -> None:
+    near, far = np.zeros((2, 30), np.float32), np.zeros((2, 30), np.float32)
+    near[0, 0], far[1, 20] = 1.0, 0.5
+    turns = [PlannedTurn(clips("a", [1.0])[0], 0)]
+    walked = WalkResponses(np.stack([near, far]), (0.0, 0.5))
+    heard = hear(turns, {"a": walked}, 16_400)
+    before, after = slice(0, 8_000), slice(9_000, 16_000)
+    seated = hear(turns, {"a": near}, 16_400)
+    assert np.allclose(heard[0, before], seated[0, before])
+    assert np.allclose(heard[1, before], 0.0)
+    assert np.allclose(heard[0, after], 0.0)
+    assert np.allclose(heard[1, after], 0.5 * np.roll(seated[0], 20)[after])
+
+
+def test_a_meeting_with_walkers_says_who_walked_where() -> None:
+    spec = replace(SHORT, microphones="linear", microphone_count=2, walkers=1)
+    meeting, again = simulate_meeting(_speech(2), spec, 4), simulate_meeting(_speech(2), spec, 4)
+    ((walker, walk),) = meeting.walks.items()
+    assert walk.positions_m[0] == meeting.talkers_m[walker]
+    assert len(walk.positions_m) > 1
+    assert np.array_equal(meeting.audio, again.audio)
+    seated = simulate_meeting(_speech(2), replace(spec, walkers=0), 4)
+    first_step = int(walk.starts_s[1] * SAMPLE_RATE_HZ)
+    assert seated.references == meeting.references
+    assert not np.array_equal(seated.audio[:, first_step:], meeting.audio[:, first_step:])
+
+
+def test_a_room_noise_is_alike_at_neighbouring_microphones_and_hum_at_all() -> None:
+    places_m = [(2.0, 2.0, 0.75), (2.02, 2.0, 0.75)]
+    spec = replace(SHORT, microphones="linear", microphone_count=2, noise_slope=1.5)
+    alike = {
+        name: float(np.mean(np.prod(draw_noise(each, places_m, 64_000, np.random.default_rng(0)), axis=0)))
+        for name, each in {
+            "independent": spec,
+            "diffuse": replace(spec, noise="diffuse"),
+            "hum": replace(spec, hum_db=20.0),
+        }.items()
+    }
+    assert abs(alike["independent"]) < 0.2
+    assert alike["diffuse"] > 0.8
+    assert alike["hum"] > 0.95
+
+
 def test_impossible_meetings_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(SimulationError, match="two talkers"):
@@ -182,3 +270,7 @@ def test_impossible_meetings_are_refused() -> None:
         impulse_responses(Room((30.0, 30.0, 10.0), 0.1), {"a": (9.0, 1.0, 1.0)}, [(1.0, 1.0, 1.0)])
     with pytest.raises(SimulationError, match="needs microphones"):
         place_microphones(replace(SHORT, microphones="linear", microphone_count=0), {}, rng)
+    with pytest.raises(SimulationError, match="no microphones on the table"):
+        place_microphones(replace(SHORT, microphones="headset_mix", microphone_count=2), {}, rng)
+    with pytest.raises(SimulationError, match="walkers among 3"):
+        simulate_meeting(_speech(3), replace(SHORT, walkers=4), 0)

@@ -8,6 +8,7 @@ tokens 3..258 stand for single bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 WORD_START = "\u2581".encode()
 START_ID, END_ID = 1, 2
@@ -42,6 +43,16 @@ class TokenTable:
             pieces.append(data[at : at + length])
             at += length
         return cls(tuple(pieces))
+
+    @cached_property
+    def ids(self) -> dict[bytes, int]:
+        """Ids of the pieces that spell text: the special tokens and the byte tokens are left out."""
+        return {piece: token for token, piece in enumerate(self.pieces) if token > LAST_BYTE_ID}
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest piece."""
+        return max(map(len, self.ids), default=0)
 
     def starts_word(self, token: int) -> bool:
         """Whether this token begins a new word."""

@@ -1,0 +1,82 @@
+"""`crosstalk train`: what training needs, made from corpora and the installed wheel; and the training itself.
+
+`prepare` runs on the server's own graphs. `run` starts `python -m streaming_models.train`, which needs torch (extra
+`train`); its arguments are passed on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_export.pretrained import pretrained_decoder, pretrained_encoder
+from server.inference import MoonshineGraphs, moonshine_assets
+from streaming_models.data.corpus import CorpusError, FloatArray, Utterance, read_manifest
+from streaming_models.data.speech_bank import write_bank
+from streaming_models.data.windows import build_rooms
+from streaming_models.moonshine import Moonshine
+from streaming_models.stable_prefix import ReadWord, StablePrefix
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser("train", help="prepare speech and train the recogniser")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help="label corpora, simulate rooms, unpack the pretrained weights")
+    prepare.add_argument("corpus", type=Path, nargs="+", help="folders with Opus shards and manifests")
+    prepare.add_argument("--out", type=Path, required=True, help="folder for the results")
+    prepare.add_argument(
+        "--hold-out", action="append", default=[], metavar="GLOB", help="manifests kept for validation, by name"
+    )
+    prepare.add_argument("--rooms", type=int, default=160, help="rooms to simulate")
+    prepare.add_argument("--seed", type=int, default=1, help="decides the rooms")
+    prepare.set_defaults(run=run_prepare)
+    training = actions.add_parser("run", help="train; all arguments go to streaming_models.train", add_help=False)
+    training.add_argument("arguments", nargs=argparse.REMAINDER)
+    training.set_defaults(run=run_training)
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """Write `train.*`, `held.*`, `rooms.npz`, `encoder.npz` and `decoder.npz`."""
+    assets = moonshine_assets()
+    graphs = MoonshineGraphs(assets)
+    moonshine = Moonshine(graphs, graphs.table)
+
+    def read(samples: FloatArray) -> tuple[ReadWord, ...]:
+        reading = moonshine.read(samples)
+        return StablePrefix(0).words_of(reading, graphs.table, 0, len(samples))
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        manifests = sorted(path for folder in args.corpus for path in folder.rglob("*.jsonl"))
+        held = [path for path in manifests if any(fnmatch(path.name, glob) for glob in args.hold_out)]
+        for name, chosen in (("train", [p for p in manifests if p not in held]), ("held", held)):
+            kept, dropped = write_bank(args.out / name, _utterances(chosen), read, graphs.table)
+            print(f"{name}: {len(chosen)} manifests, {kept} utterances kept, {dropped} left out")
+    except CorpusError as error:
+        print(error, file=sys.stderr)
+        return 1
+    build_rooms(args.rooms, args.seed).save(args.out / "rooms.npz")
+    np.savez(args.out / "encoder.npz", **pretrained_encoder(assets))  # type: ignore[arg-type]
+    np.savez(args.out / "decoder.npz", **pretrained_decoder(assets))  # type: ignore[arg-type]
+    return 0
+
+
+def run_training(args: argparse.Namespace) -> int:
+    """Train in a process of its own: the server's packages never import torch."""
+    if importlib.util.find_spec("torch") is None:
+        print("training needs torch: pip install 'crosstalk-captions[train]'", file=sys.stderr)
+        return 1
+    return subprocess.run([sys.executable, "-m", "streaming_models.train", *args.arguments], check=False).returncode
+
+
+def _utterances(manifests: Iterable[Path]) -> Iterable[Utterance]:
+    return (utterance for path in manifests for utterance in read_manifest(path))

@@ -265,6 +265,7 @@ class CaptionClient:
             vocabulary=tuple(vocabulary),
             title=title,
             system=system,
+            revisions=True,
         )
         parse_client_message(start_message(self._start))  # the server's own checks, before it is troubled
         self.audio = self._start.audio
@@ -656,7 +657,7 @@ async def watch(
     last_seq, attempt, was_open = since, 0, False
     over_at: int | None = None  # the last message of a session that had ended before
     while True:
-        address = f"{base_url(url, 'ws')}/v1/sessions/{quote(session_id)}/captions?since={last_seq}"
+        address = f"{base_url(url, 'ws')}/v1/sessions/{quote(session_id)}/captions?since={last_seq}&revisions=1"
         socket: ClientConnection | None = None
         try:
             socket = await _connect(address)

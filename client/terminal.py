@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from server.protocol import AnyServerMessage, Ended, Gap, Session, Speaker, SpeakerName, Warning  # noqa: A004
+from server.protocol import AnyServerMessage, Ended, Gap, Revision, Session, Speaker, SpeakerName, Warning  # noqa: A004
 from server.transcript import Piece, Transcript, Turn, clock_text, pieces_of
 
 SETTLE_MS = 6_000
@@ -100,6 +100,8 @@ class CaptionTerminal:
         match message:
             case Speaker():
                 self._note_correction(message, changed, before)
+            case Revision() if message.turn in self._settled:
+                self._note_revision(message.turn)
             case SpeakerName():
                 known = f"is {message.name}" if message.name else "has no name now"
                 self._note(f"{message.speaker} {known}", colour_of(message.speaker))
@@ -158,6 +160,12 @@ class CaptionTerminal:
                 name = self.transcript.name_of(message.speaker)
                 when = clock_text(moved[0].start_ms)
                 self._note(f'[{when}] it was {name} who said: "{words}"', colour_of(message.speaker))
+
+    def _note_revision(self, number: int) -> None:
+        """Say how a turn in scrollback reads now."""
+        for piece in pieces_of(self.transcript.turns[number]):
+            name = self.transcript.name_of(piece.speaker)
+            self._note(f'[{clock_text(piece.start_ms)}] {name}, read again: "{piece.text}"', colour_of(piece.speaker))
 
     def _note(self, text: str, style: str) -> None:
         self._print(Text(printable(text), style=style))

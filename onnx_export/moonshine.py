@@ -61,12 +61,7 @@ def split_decoder(merged: onnx.ModelProto) -> DecoderGraphs:
     Raises:
         ValueError: the model is not a merged decoder (no single `If` with two branches), or not Moonshine Tiny's.
     """
-    ifs = [node for node in merged.graph.node if node.op_type == "If"]
-    if len(ifs) != 1:
-        raise ValueError(f"expected a merged decoder with one If node, got {len(ifs)} in {merged.graph.name!r}")
-    branches = {attribute.name: attribute.g for attribute in ifs[0].attribute}
-    # The branch without a cache uses every weight; the other one lacks the encoder's keys and values.
-    weights = Weights(merged.graph, branches["else_branch"])
+    weights = Weights.of_merged(merged)
     return DecoderGraphs(
         prefix=build(weights, merged.ir_version, whole_prefix=True),
         step=build(weights, merged.ir_version, whole_prefix=False),

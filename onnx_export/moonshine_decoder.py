@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from onnx_export.graph import MICROSOFT, Array, Graph
 
 LAYERS = 6
 HEADS = 8
@@ -20,15 +21,11 @@ ROTARY_SIZE = 32
 WIDTH = HEADS * HEAD_SIZE
 POSITIONS = 512
 """Length of the rotary tables; Moonshine itself was trained on at most 194 tokens."""
-OPSET = 18
-MICROSOFT = "com.microsoft"
 CROSS_ATTENTION = "cross_attention"
 LOGITS_FROM = "logits_from"
 """Extra input of the prefix graph: (1,) int64, the first token position whose logits are wanted."""
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-
-Array = NDArray[np.generic]
 
 
 class Weights:
@@ -37,6 +34,20 @@ class Weights:
     def __init__(self, merged: onnx.GraphProto, branch: onnx.GraphProto) -> None:
         self._nodes = {node.name: node for node in (*merged.node, *branch.node)}
         self._tensors = {tensor.name: tensor for tensor in (*merged.initializer, *branch.initializer)}
+
+    @classmethod
+    def of_merged(cls, merged: onnx.ModelProto) -> Weights:
+        """Those of Moonshine's merged decoder.
+
+        Raises:
+            ValueError: the model is not a merged decoder (no single `If` with two branches).
+        """
+        ifs = [node for node in merged.graph.node if node.op_type == "If"]
+        if len(ifs) != 1:
+            raise ValueError(f"expected a merged decoder with one If node, got {len(ifs)} in {merged.graph.name!r}")
+        branches = {attribute.name: attribute.g for attribute in ifs[0].attribute}
+        # The branch without a cache uses every weight; the other one lacks the encoder's keys and values.
+        return cls(merged.graph, branches["else_branch"])
 
     def inputs_of(self, node: str) -> list[Array]:
         """The constant inputs of the node called `/model/decoder/{node}`, in its order.
@@ -50,47 +61,12 @@ class Weights:
         return [numpy_helper.to_array(self._tensors[name]) for name in found.input if name in self._tensors]
 
 
-class _Graph:
-    """Nodes and initialisers under construction."""
+class DecoderGraph(Graph):
+    """A graph made of an exported decoder's weights."""
 
     def __init__(self, weights: Weights) -> None:
+        super().__init__()
         self.weights = weights
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: dict[str, onnx.TensorProto] = {}
-
-    def constant(self, name: str, value: Array) -> str:
-        """Add an initialiser unless it is there; its name."""
-        self.tensors.setdefault(name, numpy_helper.from_array(value, name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        """An int64 initialiser (N,), for shapes and axes."""
-        return self.constant("ints." + ".".join(map(str, values)), np.array(values, np.int64))
-
-    def node(
-        self,
-        op: str,
-        inputs: list[str],
-        outputs: str | list[str],
-        domain: str = "",
-        **attributes: float | list[int],
-    ) -> str:
-        """Append a node; the name of its first output."""
-        names = [outputs] if isinstance(outputs, str) else outputs
-        added = helper.make_node(op, inputs, names, f"{op}:{names[0]}", domain=domain)
-        added.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
-        self.nodes.append(added)
-        return names[0]
-
-    def transposed(self, x: str, name: str) -> str:
-        """(1, A, B, C) -> (1, B, A, C)."""
-        return self.node("Transpose", [x], name, perm=[0, 2, 1, 3])
-
-    def quantised(self, x: str) -> list[str]:
-        """Value, scale and zero point of an activation that several matrices read."""
-        names = [f"{x}.q", f"{x}.q_scale", f"{x}.q_zero"]
-        self.node("DynamicQuantizeLinear", [x], names)
-        return names
 
     def linear(self, x: str | list[str], exported: str, name: str) -> str:
         """(1, U, D), quantised or not -> (1, U, N); the bias, where there is one, is the fourth constant."""
@@ -115,7 +91,7 @@ def build(weights: Weights, ir_version: int, *, whole_prefix: bool) -> bytes:
     Raises:
         ValueError: the weights are not those of Moonshine Tiny's decoder.
     """
-    graph = _Graph(weights)
+    graph = DecoderGraph(weights)
     table, scale, zero = (
         *weights.inputs_of("embed_tokens/Gather"),
         *weights.inputs_of("embed_tokens/Gather_output_0_DequantizeLinear"),
@@ -145,15 +121,12 @@ def build(weights: Weights, ir_version: int, *, whole_prefix: bool) -> bytes:
     graph.linear(normed, "proj_out", "logits")
     graph.node("Concat", [f"layers.{k}.cross.p" for k in range(LAYERS)], "cross.p", axis=0)
     graph.node("Unsqueeze", ["cross.p", graph.ints(1)], CROSS_ATTENTION)
-    model = helper.make_model(
-        _with_interface(graph, whole_prefix=whole_prefix),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
-        ir_version=ir_version,
-    )
+    inputs, outputs = _interface(graph, whole_prefix=whole_prefix)
+    model = graph.model("prefix" if whole_prefix else "step", inputs, outputs, ir_version)
     return bytes(model.SerializeToString())
 
 
-def _encoder_caches(graph: _Graph) -> None:
+def _encoder_caches(graph: DecoderGraph) -> None:
     """encoder_hidden_states (1, T, D) -> present.*.encoder.* (1, heads, T, head size)."""
     hidden = graph.quantised("encoder_hidden_states")
     for k in range(LAYERS):
@@ -164,7 +137,7 @@ def _encoder_caches(graph: _Graph) -> None:
             graph.transposed(rows, f"present.{k}.encoder.{kind}")
 
 
-def _self_attention(graph: _Graph, x: str, k: int, position: str, *, whole_prefix: bool) -> str:
+def _self_attention(graph: DecoderGraph, x: str, k: int, position: str, *, whole_prefix: bool) -> str:
     """(1, U, D) -> (1, U, D); writes present.{k}.decoder.*."""
     name = f"layers.{k}.self"
     quantised = graph.quantised(x)
@@ -199,7 +172,7 @@ def _rotary(weights: Weights) -> dict[str, Array]:
     return {"cos": np.cos(angles), "sin": np.sin(angles)}
 
 
-def _cross_attention(graph: _Graph, x: str, k: int, *, whole_prefix: bool) -> str:
+def _cross_attention(graph: DecoderGraph, x: str, k: int, *, whole_prefix: bool) -> str:
     """(1, U, D) -> (1, U, D); leaves the weights (1, heads, U, T) in layers.{k}.cross.p."""
     name = f"layers.{k}.cross"
     source = "present" if whole_prefix else "past_key_values"
@@ -219,7 +192,7 @@ def _cross_attention(graph: _Graph, x: str, k: int, *, whole_prefix: bool) -> st
     return graph.linear(read, f"layers.{k}/encoder_attn/o_proj", f"{name}.out")
 
 
-def _feed_forward(graph: _Graph, x: str, k: int) -> str:
+def _feed_forward(graph: DecoderGraph, x: str, k: int) -> str:
     """(1, U, D) -> (1, U, D)."""
     name = f"layers.{k}.mlp"
     wide = graph.linear(x, f"layers.{k}/mlp/fc1", f"{name}.wide")
@@ -230,8 +203,10 @@ def _feed_forward(graph: _Graph, x: str, k: int) -> str:
     return graph.linear(gated, f"layers.{k}/mlp/fc2", f"{name}.out")
 
 
-def _with_interface(graph: _Graph, *, whole_prefix: bool) -> onnx.GraphProto:
-    """The graph with the inputs and outputs that `onnx_export.moonshine.DecoderGraphs` describes."""
+def _interface(
+    graph: DecoderGraph, *, whole_prefix: bool
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+    """The inputs and outputs that `onnx_export.moonshine.DecoderGraphs` describes."""
 
     def value(name: str, element: int, *shape: int | str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, element, shape)
@@ -260,5 +235,4 @@ def _with_interface(graph: _Graph, *, whole_prefix: bool) -> onnx.GraphProto:
         inputs += caches("past_key_values", {"decoder": "past_tokens", "encoder": "frames"})
         outputs = [value("logits", FLOAT, 1, 1, vocabulary), *caches("present", {"decoder": "all_tokens"})]
     outputs.append(value(CROSS_ATTENTION, FLOAT, LAYERS, 1, HEADS, tokens, "frames"))
-    name = "prefix" if whole_prefix else "step"
-    return helper.make_graph(graph.nodes, name, inputs, outputs, initializer=list(graph.tensors.values()))
+    return inputs, outputs

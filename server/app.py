@@ -27,10 +27,9 @@ from server.config import Settings
 from server.errors import AtCapacity, BadMessage, ClientTooSlow, CrosstalkError, NoSuchSession
 from server.export import FORMATS, export
 from server.fanout import Hub
-from server.inference import SYSTEMS, load_models
+from server.inference import load_systems
 from server.ingest.websocket import SEND_TIMEOUT_S, refuse, serve_stream
 from server.metrics import CONTENT_TYPE, Metrics
-from server.pipeline import Models
 from server.protocol import (
     SPEAKER_LABEL,
     Ended,
@@ -41,6 +40,7 @@ from server.protocol import (
     decode,
     encode,
     encode_unnumbered,
+    is_revision,
 )
 from server.session import SessionManager
 from server.state import EmbeddedValkey, SessionRecord, Store
@@ -92,9 +92,7 @@ def create_app(settings: Settings) -> Starlette:
             await store.ping()
             threads = settings.worker_threads or os.cpu_count() or 1
             workers = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="inference"))
-            models: dict[str, Models] = {}
-            for system in SYSTEMS:
-                models[system] = await asyncio.get_running_loop().run_in_executor(workers, load_models, system)
+            models = await asyncio.get_running_loop().run_in_executor(workers, load_systems)
             if not settings.redis_url:
                 await _end_orphans(store)
             hub = Hub(store)
@@ -205,12 +203,13 @@ async def captions(socket: WebSocket) -> None:
     session_id = str(socket.path_params["session_id"])
     try:
         since = _since(socket.query_params.get("since", "0"))
+        revisions = _revisions(socket.query_params.get("revisions", "0"))
         record = await services.store.session(check_session_id(session_id))
         if services.hub.viewer_count >= services.settings.max_viewers:
             raise AtCapacity(
                 "no room for another viewer", expected=f"fewer than {services.settings.max_viewers}", retry_after_s=30.0
             )
-        await _show(socket, services, record, since)
+        await _show(socket, services, record, since, revisions)
     except CrosstalkError as error:
         services.metrics.refused.labels(error.code).inc()
         await refuse(socket, error, session_id)
@@ -224,7 +223,13 @@ def _since(text: str) -> int:
     return int(text)
 
 
-async def _show(socket: WebSocket, services: Services, record: SessionRecord, since: int) -> None:
+def _revisions(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise BadMessage("not a choice", expected="revisions=0 or revisions=1", received=text)
+    return text == "1"
+
+
+async def _show(socket: WebSocket, services: Services, record: SessionRecord, since: int, revisions: bool) -> None:
     first = Session(
         session_id=record.session_id,
         seq=record.seq,
@@ -235,7 +240,7 @@ async def _show(socket: WebSocket, services: Services, record: SessionRecord, si
     )
     await socket.send_text(encode(first))
     gone = asyncio.create_task(_until_gone(socket), name="viewer reader")
-    shown = asyncio.create_task(_forward(socket, services, record, since), name="viewer writer")
+    shown = asyncio.create_task(_forward(socket, services, record, since, revisions), name="viewer writer")
     services.metrics.viewers.inc()
     try:
         done, _ = await asyncio.wait({gone, shown}, return_when=asyncio.FIRST_COMPLETED)
@@ -255,12 +260,14 @@ async def _until_gone(socket: WebSocket) -> None:
         pass  # viewers have nothing to say; what they send is not read
 
 
-async def _forward(socket: WebSocket, services: Services, record: SessionRecord, since: int) -> None:
+async def _forward(socket: WebSocket, services: Services, record: SessionRecord, since: int, revisions: bool) -> None:
     """History, then live messages until the session ends; of an ended session its history, renames included."""
     ended = record.state == "ended"
     since = min(since, record.seq)
     async with contextlib.aclosing(services.hub.view(record.session_id, since, live=not ended)) as messages:
         async for message in messages:
+            if not revisions and is_revision(message):
+                continue
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await socket.send_text(message)

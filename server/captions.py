@@ -1,34 +1,38 @@
 """Words and speakers -> the messages that a viewer reads. Pure: no clock of its own, no I/O.
 
-A turn is what one lane says between two pauses. Its words are numbered as they become final and never change; its
-tail is shown as a partial. Who spoke is decided separately and may be corrected later, by word numbers.
+A turn is what one voice of a lane says between two pauses; voices that speak at once are turns that are open at once.
+Its words are numbered as they become final and stand from then on; its tail is shown as a partial. Who spoke is decided
+separately and may be corrected later, by word numbers. A turn that has ended may be revised once, as a whole.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from server.clock import ms_to_samples, samples_to_ms
-from server.protocol import Final, LabelState, Partial, ServerMessage, Speaker, WordMessage
+from server.protocol import Final, LabelState, Partial, Revision, ServerMessage, Speaker, WordMessage
+from streaming_models.polish import aligned
 from streaming_models.recogniser import Recognition, Word
 
-SpeakerOf = Callable[[int, int], tuple[str, LabelState]]
-"""Label of whoever speaks between two samples, "" while nobody knows."""
+SpeakerOf = Callable[[int, int, int], tuple[str, LabelState]]
+"""Label of the word that a voice (the third argument) has between two samples, "" while nobody knows."""
 
 LONG_TURN_SAMPLES = ms_to_samples(15_000)
 """After this a turn ends at the next end of a sentence, so that nobody has to read a wall of text."""
 REMEMBERED_WORDS = 2_000
 """Words whose label may still be corrected; older ones stand. Far more than any correction reaches back."""
+REVISABLE_TURNS = 8
+"""Ended turns whose words may still be revised; older ones stand. A second pass follows at once or never."""
 
 
 @dataclass
 class _Labelled:
     word_id: int
     lane: int
-    start_sample: int
-    end_sample: int
+    voice: int
+    word: Word
     speaker: str
     state: LabelState
 
@@ -37,27 +41,33 @@ class _Labelled:
 class _Turn:
     number: int
     start_sample: int
+    words: list[_Labelled] = field(default_factory=list)
     shown: bool = False
 
 
 class CaptionBuilder:
-    """One session's captions. `step` takes what a lane recognised, `relabel` what became known of its speakers."""
+    """One session's captions.
+
+    `step` takes what a voice of a lane said, `relabel` what became known of the speakers, `revise` a second reading.
+    """
 
     def __init__(self) -> None:
         self._next_turn = 0
         self._next_word = 0
-        self._open: dict[int, _Turn] = {}
-        self._words: deque[_Labelled] = deque(maxlen=REMEMBERED_WORDS)
+        self._open: dict[tuple[int, int], _Turn] = {}  # by lane and voice
+        self._ended: dict[int, _Turn] = {}  # by number, the oldest first
+        self._words: deque[_Labelled] = deque(maxlen=REMEMBERED_WORDS)  # by word_id
+        self._dropped = 0
 
     @property
     def word_count(self) -> int:
-        """Final words so far."""
-        return self._next_word
+        """Final words that stand."""
+        return self._next_word - self._dropped
 
     def step(
         self, lane: int, recognition: Recognition, speaker_of: SpeakerOf, direction_deg: float | None = None
     ) -> list[ServerMessage]:
-        """Messages for what a lane newly recognised.
+        """Messages for what a voice of a lane newly said.
 
         Args:
             lane: -1 for the combined channels, else the channel; words carry it as `channel`.
@@ -65,16 +75,15 @@ class CaptionBuilder:
             speaker_of: labels as known now.
             direction_deg: where the talker of this lane is.
         """
-        if not (recognition.committed or recognition.tail or lane in self._open):
+        place = lane, recognition.voice
+        if not (recognition.committed or recognition.tail or place in self._open):
             return []
-        turn = self._open.get(lane)
+        turn = self._open.get(place)
         if turn is None:
-            first = (recognition.committed or recognition.tail)[0]
-            turn = self._open[lane] = _Turn(self._next_turn, first.start_sample)
-            self._next_turn += 1
+            turn = self._begin(place, (recognition.committed or recognition.tail)[0])
         messages: list[ServerMessage] = []
         decided_ms = samples_to_ms(recognition.decided_sample)
-        committed = [self._finish(lane, word, speaker_of) for word in recognition.committed]
+        committed = [self._finish(place, turn, word, speaker_of) for word in recognition.committed]
         ended = recognition.ended or self._long_enough(turn, recognition.committed)
         if committed or ended:
             messages.append(
@@ -88,12 +97,14 @@ class CaptionBuilder:
                 )
             )
         if ended:
-            del self._open[lane]
+            self._end(place)
             if recognition.tail:
-                turn = self._open[lane] = _Turn(self._next_turn, recognition.tail[0].start_sample)
-                self._next_turn += 1
+                turn = self._begin(place, recognition.tail[0])
         if not recognition.ended and (recognition.tail or turn.shown):
-            tail = [_message(word, lane, *speaker_of(word.start_sample, word.end_sample)) for word in recognition.tail]
+            tail = []
+            for word in recognition.tail:
+                label, _ = speaker_of(word.start_sample, word.end_sample, recognition.voice)
+                tail.append(_message(word, lane, label))
             messages.append(Partial(session_id="", turn=turn.number, decided_ms=decided_ms, words=tail))
             turn.shown = bool(tail)
         return messages
@@ -105,13 +116,14 @@ class CaptionBuilder:
         previous = None
         for word in self._words:
             changed = False
+            said = word.word
             if (
                 word.lane == lane
                 and word.state == "provisional"
-                and word.end_sample > start_sample
-                and word.start_sample < end_sample
+                and said.end_sample > start_sample
+                and said.start_sample < end_sample
             ):
-                label, state = speaker_of(word.start_sample, word.end_sample)
+                label, state = speaker_of(said.start_sample, said.end_sample, word.voice)
                 changed = bool(label) and label != word.speaker
                 if label:
                     word.speaker, word.state = label, state
@@ -126,9 +138,58 @@ class CaptionBuilder:
             messages.append(_correction(run))
         return messages
 
+    def words_of(self, turn: int) -> tuple[Word, ...]:
+        """The words of a turn that has ended; none when it is too long ago to be revised, or was revised."""
+        return tuple(word.word for word in self._ended[turn].words) if turn in self._ended else ()
+
+    def revise(self, turn: int, words: tuple[Word, ...]) -> list[ServerMessage]:
+        """A second reading of an ended turn takes the place of its words, once.
+
+        A word that stands where one stood before keeps that word's number and label, so that corrections go on to
+        find it; an added word takes a number of its own and the label of the word beside it.
+        """
+        said = self.words_of(turn)
+        if not said or not words:
+            return []
+        before = self._ended.pop(turn).words
+        after: list[_Labelled] = []
+        dropped: set[int] = set()
+        for old, new in aligned(said, words):
+            if new is None:
+                assert old is not None, "a pair has one word at least"
+                dropped.add(before[old].word_id)
+            elif old is None:
+                beside = after[-1] if after else before[0]
+                after.append(replace(beside, word_id=self._next_word, word=words[new]))
+                self._next_word += 1
+                self._words.append(after[-1])
+            else:
+                before[old].word = words[new]
+                after.append(before[old])
+        self._dropped += len(dropped)
+        if dropped:
+            kept = (word for word in self._words if word.word_id not in dropped)
+            self._words = deque(kept, maxlen=REMEMBERED_WORDS)
+        return [
+            Revision(session_id="", turn=turn, words=[_message(w.word, w.lane, w.speaker, w.word_id) for w in after])
+        ]
+
     def spans_of(self, lane: int) -> list[tuple[str, int, int]]:
         """(label, start_sample, end_sample) of the lane's remembered final words that have a label."""
-        return [(w.speaker, w.start_sample, w.end_sample) for w in self._words if w.lane == lane and w.speaker]
+        return [
+            (w.speaker, w.word.start_sample, w.word.end_sample) for w in self._words if w.lane == lane and w.speaker
+        ]
+
+    def _begin(self, place: tuple[int, int], first: Word) -> _Turn:
+        turn = self._open[place] = _Turn(self._next_turn, first.start_sample)
+        self._next_turn += 1
+        return turn
+
+    def _end(self, place: tuple[int, int]) -> None:
+        turn = self._open.pop(place)
+        self._ended[turn.number] = turn
+        if len(self._ended) > REVISABLE_TURNS:
+            del self._ended[next(iter(self._ended))]
 
     def _long_enough(self, turn: _Turn, committed: tuple[Word, ...]) -> bool:
         return bool(
@@ -137,15 +198,17 @@ class CaptionBuilder:
             and committed[-1].text[-1:] in ".?!"
         )
 
-    def _finish(self, lane: int, word: Word, speaker_of: SpeakerOf) -> WordMessage:
-        label, state = speaker_of(word.start_sample, word.end_sample)
-        number = self._next_word
+    def _finish(self, place: tuple[int, int], turn: _Turn, word: Word, speaker_of: SpeakerOf) -> WordMessage:
+        lane, voice = place
+        label, state = speaker_of(word.start_sample, word.end_sample, voice)
+        labelled = _Labelled(self._next_word, lane, voice, word, label, state)
         self._next_word += 1
-        self._words.append(_Labelled(number, lane, word.start_sample, word.end_sample, label, state))
-        return _message(word, lane, label, state, number)
+        self._words.append(labelled)
+        turn.words.append(labelled)
+        return _message(word, lane, label, labelled.word_id)
 
 
-def _message(word: Word, lane: int, label: str, _state: LabelState, word_id: int = -1) -> WordMessage:
+def _message(word: Word, lane: int, label: str, word_id: int = -1) -> WordMessage:
     return WordMessage(
         text=word.text,
         start_ms=samples_to_ms(word.start_sample),

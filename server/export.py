@@ -1,7 +1,7 @@
 """A session's transcript as SRT, WebVTT, SegLST JSON, RTTM or plain text.
 
-Built from the durable messages alone, with late speaker corrections and names applied, so an export made during the
-meeting, after it, or by another process reads the same.
+Built from the durable messages alone, with revisions, late speaker corrections and names applied, so an export made
+during the meeting, after it, or by another process reads the same.
 """
 
 from __future__ import annotations

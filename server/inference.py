@@ -5,18 +5,27 @@ Weights come from installed packages and this repository, never from a hub.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+from copy import copy
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
 import streaming_models
 from onnx_export.moonshine import read_ort_as_onnx, split_decoder
+from onnx_export.sot_decoder import Tuned, sot_decoder
 from server.pipeline import Models
+from streaming_models.chunked_encoder import State
+from streaming_models.contract import HEAD_SIZE, HEADS, LAYERS, check_decoder, check_encoder
 from streaming_models.moonshine import Caches, FloatArray, Moonshine
+from streaming_models.polish import FullContext
 from streaming_models.recogniser import WindowedRecogniser
+from streaming_models.sot_recogniser import SotRecogniser
 from streaming_models.tokens import TokenTable
 
 
@@ -102,6 +111,91 @@ class MoonshineGraphs:
         return {k: v[:, :, :tokens] if ".decoder." in k else v for k, v in caches.items()}
 
 
+class SotGraphs:
+    """`streaming_models.sot_recogniser.SotGraphs` over ONNX Runtime. Threads may share it: `run` holds no state.
+
+    The encoder and what training changed in the decoder are in `weights/sot`; the rest of the decoder is the wheel's.
+    """
+
+    def __init__(self, assets: Path, folder: Path) -> None:
+        """Load and check the graphs.
+
+        Args:
+            assets: folder of Moonshine Tiny's files.
+            folder: `encoder.onnx` and `decoder_tuned.onnx`.
+
+        Raises:
+            ContractError: a graph of another version, or tuned tensors for another decoder.
+        """
+        self._space = True
+        self._encoder = _session(folder / "encoder.onnx")
+        metadata = self._encoder.get_modelmeta().custom_metadata_map
+        check_encoder(metadata, self._encoder.get_inputs(), self._encoder.get_outputs())
+        self._encoder_names = [o.name for o in self._encoder.get_outputs()]
+        decoder = assets / "decoder_model_merged.ort"
+        tuned = onnx.load(folder / "decoder_tuned.onnx")
+        properties = {p.key: p.value for p in tuned.metadata_props}
+        check_decoder(properties, hashlib.sha256(decoder.read_bytes()).hexdigest())
+        graphs = sot_decoder(read_ort_as_onnx(decoder), Tuned.from_model(tuned))
+        self._memory = _session(graphs.memory)
+        self._tokens = _session(graphs.tokens)
+        self._names = [o.name for o in self._tokens.get_outputs()]
+        self.table = TokenTable.from_bytes((assets / "tokenizer.bin").read_bytes())
+
+    def without_space(self) -> SotGraphs:
+        """The same graphs, which keep from the encoder what the single channels say: to measure what they are worth."""
+        blind = copy(self)
+        blind._space = False
+        return blind
+
+    def encode_chunk(self, mix: FloatArray, channels: FloatArray, state: State) -> tuple[FloatArray, FloatArray, State]:
+        """See `streaming_models.chunked_encoder.StreamingEncoder`."""
+        heard = channels if self._space else mix[None]
+        found = self._encoder.run(None, {"mix": mix[None], "channels": heard[None], **state})
+        outputs = dict(zip(self._encoder_names, found, strict=True))
+        return outputs["hidden"][0], outputs["activity"][0], {name: outputs[f"new_{name}"] for name in state}
+
+    def read_prefix(
+        self, tokens: list[int], hidden: FloatArray, voice: int, logits_from: int
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        """See `streaming_models.sot_recogniser.SotGraphs`. The caches also hold the window's keys and values."""
+        (memory,) = self._memory.run(None, {"hidden": hidden[None]})
+        rows = memory.reshape(len(hidden), LAYERS, 2, HEADS, HEAD_SIZE).transpose(1, 2, 3, 0, 4)  # (layers, 2, H, T, S)
+        caches: Caches = {}
+        for k in range(LAYERS):
+            for place, kind in enumerate(("key", "value")):
+                caches[f"memory_{kind}.{k}"] = np.ascontiguousarray(rows[k, place][None])
+                caches[f"past_{kind}.{k}"] = np.zeros((1, HEADS, 0, HEAD_SIZE), np.float32)
+        return self._read(tokens, voice, logits_from, caches)
+
+    def add_token(
+        self, token: int, hidden: FloatArray, voice: int, caches: Caches
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        """See `streaming_models.sot_recogniser.SotGraphs`."""
+        logits, caches, attention = self._read([token], voice, 0, caches)
+        return logits[0], caches, attention
+
+    def truncate(self, caches: Caches, tokens: int) -> Caches:
+        """See `streaming_models.sot_recogniser.SotGraphs`."""
+        return {k: v[:, :, :tokens] if k.startswith("past") else v for k, v in caches.items()}
+
+    def _read(
+        self, tokens: list[int], voice: int, logits_from: int, caches: Caches
+    ) -> tuple[FloatArray, Caches, FloatArray]:
+        feed: dict[str, NDArray[np.generic]] = {
+            "tokens": np.array([tokens], np.int64),
+            "voice": np.array([voice], np.float32),
+            "past_tokens": np.array([caches["past_key.0"].shape[2]], np.int64),
+            "frames": np.array([caches["memory_key.0"].shape[2]], np.int64),
+            "wanted": np.array([[0, place] for place in range(logits_from, len(tokens))], np.int64),
+            **caches,
+        }
+        outputs = dict(zip(self._names, self._tokens.run(None, feed), strict=True))
+        logits, attention = outputs.pop("logits"), outputs.pop("cross_attention")
+        grown = {name.replace("present", "past"): value for name, value in outputs.items()}
+        return logits, caches | grown, attention[:, 0]
+
+
 class Voices:
     """Who speaks when, and what a voice is like: the graphs in `weights/voice` (CC BY 4.0, see its card)."""
 
@@ -164,21 +258,60 @@ def _ones(samples: int) -> NDArray[np.int64]:
     return np.ones((1, samples), np.int64)
 
 
-SYSTEMS = ("moonshine",)
-"""Recognisers by the name that `start.system` and `--system` take."""
+SYSTEMS = ("moonshine", "sot", "sot-mono")
+"""Recognisers by the name that `start.system` and `--system` take; `sot-mono` hears an array's mix only."""
+
+
+class Loader:
+    """Loads graphs once, however many systems share them."""
+
+    def __init__(self) -> None:
+        self._assets = moonshine_assets()
+        self._weights = Path(streaming_models.__file__).parent / "weights"
+        self._silero = SileroGraph()
+
+    @cached_property
+    def _voices(self) -> Voices:
+        return Voices(self._weights / "voice")
+
+    @cached_property
+    def _moonshine(self) -> Moonshine:
+        graphs = MoonshineGraphs(self._assets)
+        return Moonshine(graphs, graphs.table)
+
+    @cached_property
+    def _sot(self) -> SotGraphs:
+        return SotGraphs(self._assets, self._weights / "sot")
+
+    def models(self, system: str) -> Models:
+        """What a session of this system runs on.
+
+        Raises:
+            ValueError: no such system.
+            FileNotFoundError: a weight is missing.
+            ContractError: a graph is of another version.
+        """
+        if system not in SYSTEMS:
+            raise ValueError(f"expected a system among {SYSTEMS}, got {system!r}")
+        voices, moonshine = self._voices, self._moonshine
+        if system == "moonshine":
+            windowed = partial(WindowedRecogniser, moonshine)
+            return Models(lambda: windowed(Silero(self._silero)), voices.segment, voices.embed)
+        graphs = self._sot if system == "sot" else self._sot.without_space()
+        return Models(
+            lambda: SotRecogniser(graphs, graphs.table, Silero(self._silero)),
+            voices.segment,
+            voices.embed,
+            FullContext(moonshine),
+        )
 
 
 def load_models(system: str) -> Models:
-    """Load every graph of a recogniser, once per process; sessions share them.
+    """The graphs of one system; see `Loader.models`."""
+    return Loader().models(system)
 
-    Raises:
-        ValueError: no such system.
-        FileNotFoundError: a weight is missing.
-    """
-    if system not in SYSTEMS:
-        raise ValueError(f"expected a system among {SYSTEMS}, got {system!r}")
-    graphs = MoonshineGraphs(moonshine_assets())
-    moonshine = Moonshine(graphs, graphs.table)
-    voices = Voices(Path(streaming_models.__file__).parent / "weights" / "voice")
-    silero = SileroGraph()
-    return Models(lambda: WindowedRecogniser(moonshine, Silero(silero)), voices.segment, voices.embed)
+
+def load_systems() -> dict[str, Models]:
+    """Every system by name; they share what they have in common."""
+    loader = Loader()
+    return {system: loader.models(system) for system in SYSTEMS}

@@ -1,4 +1,4 @@
-"""The one path of a chunk of audio, top to bottom: resample, front end, recognise, tell speakers apart, caption.
+"""The one path of a chunk of audio: resample, front end, recognise, tell speakers apart, caption, polish.
 
 Synchronous and deterministic: the audio is cut into blocks of fixed length before anything is decided, so the captions
 depend neither on how the client cut it nor on how busy the machine is. Runs on a worker thread, never on the event
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,18 @@ from numpy.typing import NDArray
 from server.captions import CaptionBuilder
 from server.clock import MODEL_RATE_HZ, ms_to_samples, samples_to_ms
 from server.ingest.align import Resampler
-from server.protocol import AudioFormat, LabelState, Levels, ServerMessage, SpeakerName
+from server.protocol import AudioFormat, Final, LabelState, Levels, ServerMessage, SpeakerName
 from server.protocol import Warning as WarningMessage
+from streaming_models.attribution import UNNAMED, Attribution
 from streaming_models.fbank import centred, fbank
-from streaming_models.frontend import MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput
+from streaming_models.frontend import MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput, LaneAudio
+from streaming_models.polish import Polisher, Reader, letters
 from streaming_models.recogniser import Recogniser, Recognition, Word
-from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry, label_text
+from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry
+from streaming_models.voices import VoiceWords
 
 FloatArray = NDArray[np.float32]
 
-UNNAMED = label_text(0)
-"""What the registry calls a voice that it cannot name; on the wire that is ""."""
 BLOCK_SAMPLES = 1_024
 """Two frames of the voice activity detector: 64 ms, what one `step` of the line works on."""
 LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
@@ -49,17 +51,29 @@ MIN_VOICE_SAMPLES = ms_to_samples(600)
 """Less speech than this says nothing about a voice."""
 MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
 """More speech than this costs and adds nothing."""
-NEIGHBOURHOOD_SAMPLES = tuple(ms_to_samples(ms) for ms in (0, 300, 1_000, 3_000))
-"""How far around a word a speaker is looked for: the word's own times are off by 150 ms on average."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """What the line needs of `inference.py`, as callables: nothing here knows ONNX Runtime."""
+    """What the line needs of `inference.py`, as callables: nothing here knows ONNX Runtime.
+
+    `polish` reads ended turns a second time; None: the live text stands.
+    """
 
     recogniser: Callable[[], Recogniser]
     segment: Segment
     embed: Embed
+    polish: Reader | None = None
+
+
+@dataclass
+class _Turn:
+    """What one voice of a person's own microphone says between two pauses."""
+
+    spoken: tuple[Word, ...] = ()  # committed so far
+    tail: tuple[Word, ...] = ()
+    compared: bool = False  # this turn's voice has been
+    compared_samples: int = 0  # speech behind a comparison that named nobody
 
 
 @dataclass
@@ -69,18 +83,18 @@ class _Lane:
     number: int
     offset_samples: int
     recogniser: Recogniser
+    words: VoiceWords = field(default_factory=VoiceWords)
+    polisher: Polisher | None = None
+    # The mix only:
     diarizer: Diarizer | None = None
+    attribution: Attribution | None = None
     # A person's own microphone only:
     audio: FloatArray | None = None  # the last MAX_VOICE_SAMPLES + some, to take a voice from
     heard_samples: int = 0
-    spoken: tuple[Word, ...] = ()  # committed words of the open turn
-    compared: bool = False  # this turn's voice has been
-    compared_samples: int = 0  # speech behind a comparison that named nobody
-    recent: tuple[Word, ...] = ()  # on the session's clock, as the tail
-    tail: tuple[Word, ...] = ()
+    turns: dict[int, _Turn] = field(default_factory=dict)  # by voice, those that are open
+    recent: tuple[Word, ...] = ()  # on the session's clock, as the tails
     label: str = ""
     state: LabelState = "provisional"
-    speaking: bool = False
 
 
 class Pipeline:
@@ -161,7 +175,7 @@ class Pipeline:
                     messages += self._close_lane(self._lanes.pop(MIX_LANE))
                     self._hand_over()
                 lane = self._lanes[stretch.lane] = self._new_lane(stretch.lane, stretch.start_sample)
-            messages += self._listen(lane, stretch.pcm)
+            messages += self._listen(lane, stretch)
         return messages
 
     def _hand_over(self) -> None:
@@ -180,50 +194,68 @@ class Pipeline:
 
     def _new_lane(self, number: int, offset_samples: int) -> _Lane:
         lane = _Lane(number, offset_samples, self._models.recogniser(), label=self._owners.get(number, ""))
+        if self._models.polish is not None:
+            lane.polisher = Polisher(self._models.polish, lane.words, offset_samples)
         if number == MIX_LANE:
             lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
+            lane.attribution = Attribution(lane.diarizer, lane.words, offset_samples)
         else:
             lane.audio = np.zeros(0, np.float32)
         return lane
 
-    def _listen(self, lane: _Lane, pcm: FloatArray) -> list[ServerMessage]:
+    def _listen(self, lane: _Lane, stretch: LaneAudio) -> list[ServerMessage]:
         messages: list[ServerMessage] = []
         if lane.diarizer is not None:
             decided = lane.diarizer.decided_until_sample
-            lane.diarizer.step(pcm)
+            lane.diarizer.step(stretch.pcm)
             if lane.diarizer.decided_until_sample != decided:
                 messages += self._relabel(lane)
         if lane.audio is not None:
-            lane.audio = np.concatenate((lane.audio, pcm))[-4 * MAX_VOICE_SAMPLES :]
-            lane.heard_samples += len(pcm)
-        for recognition in lane.recogniser.step(pcm):
-            messages += self._caption(lane, recognition)
-        return messages
+            lane.audio = np.concatenate((lane.audio, stretch.pcm))[-4 * MAX_VOICE_SAMPLES :]
+            lane.heard_samples += len(stretch.pcm)
+        if lane.polisher is not None:
+            lane.polisher.step(stretch.pcm)
+        return messages + self._take(lane, lane.recogniser.step(stretch.pcm, stretch.channels))
 
     def _close_lane(self, lane: _Lane) -> list[ServerMessage]:
-        messages: list[ServerMessage] = []
-        for recognition in lane.recogniser.flush():
-            messages += self._caption(lane, recognition)
+        messages = self._take(lane, lane.recogniser.flush())
         if lane.diarizer is not None:
             lane.diarizer.flush()
             messages += self._relabel(lane)
         return messages
 
+    def _take(self, lane: _Lane, recognised: list[Recognition]) -> list[ServerMessage]:
+        """Caption what a lane's voices newly said. All of it is noted first: whose a word is depends on the others."""
+        messages: list[ServerMessage] = []
+        ended: list[tuple[int, int]] = []  # turn, voice
+        on_clock = [_shifted(recognition, lane.offset_samples) for recognition in recognised]
+        for recognition in on_clock:
+            lane.words.hear(recognition)
+        for recognition in on_clock:
+            said = self._caption(lane, recognition)
+            ended += [(m.turn, recognition.voice) for m in said if isinstance(m, Final) and m.turn_ended]
+            messages += said
+        messages += self._relabel_overlapped(lane, on_clock)
+        if lane.polisher is not None:
+            for turn, voice in ended:
+                words = lane.polisher.reread(self._captions.words_of(turn), voice)
+                messages += self._captions.revise(turn, words or ())
+        return messages
+
     def _caption(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
         messages: list[ServerMessage] = []
         corrections: list[ServerMessage] = []
-        on_clock = _shifted(recognition, lane.offset_samples)
         if lane.audio is not None:
-            on_clock = replace(on_clock, committed=tuple(w for w in on_clock.committed if not self._is_bleed(lane, w)))
-            lane.recent = (*lane.recent, *on_clock.committed)[-RECENT_WORDS:]
-            lane.tail = on_clock.tail
-            corrections = self._recognise_voice(lane, on_clock)
+            own = tuple(word for word in recognition.committed if not self._is_bleed(lane, word))
+            recognition = replace(recognition, committed=own)
+            lane.recent = (*lane.recent, *own)[-RECENT_WORDS:]
+            corrections = self._recognise_voice(lane, recognition)
             messages += self._name_of_channel(lane)
-        words = on_clock.committed or on_clock.tail
+        words = recognition.committed or recognition.tail
         direction = None
         if words:
             direction = self._front.direction_deg(words[0].start_sample, words[-1].end_sample, lane.number)
-        messages += self._captions.step(lane.number, on_clock, lambda a, b: self._speaker_of(lane, a, b), direction)
+        messages += self._captions.step(lane.number, recognition, partial(self._speaker_of, lane), direction)
         return messages + corrections
 
     def _is_bleed(self, lane: _Lane, word: Word) -> bool:
@@ -231,9 +263,9 @@ class Pipeline:
         for other in self._lanes.values():
             if other is lane or self._level(other, word) <= BLEED_RATIO * self._level(lane, word):
                 continue
-            for said in (*other.recent, *other.tail):
+            for said in (*other.recent, *(word for turn in other.turns.values() for word in turn.tail)):
                 apart = abs(said.start_sample + said.end_sample - word.start_sample - word.end_sample) // 2
-                if apart <= SAME_WORD_SAMPLES and _letters(said.text) == _letters(word.text):
+                if apart <= SAME_WORD_SAMPLES and letters(said.text) == letters(word.text):
                     return True
         return False
 
@@ -245,66 +277,70 @@ class Pipeline:
         return float(np.square(heard).mean()) if len(heard) else 0.0
 
     def _relabel(self, lane: _Lane) -> list[ServerMessage]:
-        assert lane.diarizer is not None, "only the mix is relabelled by activity"
-        start = lane.diarizer.revised_from_sample + lane.offset_samples - NEIGHBOURHOOD_SAMPLES[-1]
-        end = lane.diarizer.decided_until_sample + lane.offset_samples + NEIGHBOURHOOD_SAMPLES[-1]
-        return self._captions.relabel(lane.number, start, end, lambda a, b: self._speaker_of(lane, a, b))
+        assert lane.attribution is not None, "only the mix is relabelled by activity"
+        start, end = lane.attribution.revisable_from_sample, lane.attribution.decided_until_sample
+        return self._captions.relabel(lane.number, start, end, partial(self._speaker_of, lane))
 
-    def _speaker_of(self, lane: _Lane, start_sample: int, end_sample: int) -> tuple[str, LabelState]:
-        if lane.diarizer is None:
+    def _relabel_overlapped(self, lane: _Lane, recognised: list[Recognition]) -> list[ServerMessage]:
+        """A voice turns out to overlap words that were captioned as if nobody else spoke."""
+        if lane.attribution is None:
+            return []
+        new = [word.start_sample for r in recognised for word in (*r.committed, *r.tail)]
+        touched = [overlap.start_sample for overlap in lane.words.overlaps() if new and overlap.end_sample > min(new)]
+        if not touched:
+            return []
+        return self._captions.relabel(lane.number, min(touched), self._clock, partial(self._speaker_of, lane))
+
+    def _speaker_of(self, lane: _Lane, start_sample: int, end_sample: int, voice: int) -> tuple[str, LabelState]:
+        if lane.attribution is None:
             return lane.label, lane.state
-        start, end = start_sample - lane.offset_samples, end_sample - lane.offset_samples
-        state: LabelState = "provisional"
-        for around in NEIGHBOURHOOD_SAMPLES:
-            label, state, _ = lane.diarizer.speaker_at(max(0, start - around), end + around)
-            if label and label != UNNAMED:
-                return label, state
-        return "", state
+        return lane.attribution.speaker_of(start_sample, end_sample, voice)
 
     def _recognise_voice(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
         """On a person's own microphone: compare the voice once a turn, and correct what was said before that.
 
         A microphone without a person yet is compared early and again, until somebody can be named.
         """
-        lane.speaking = not recognition.ended and bool(recognition.tail or recognition.committed or lane.spoken)
-        lane.spoken += recognition.committed
-        speech = sum(word.end_sample - word.start_sample for word in lane.spoken)
+        turn = lane.turns.setdefault(recognition.voice, _Turn())
+        turn.tail = recognition.tail
+        turn.spoken += recognition.committed
+        speech = sum(word.end_sample - word.start_sample for word in turn.spoken)
         wanted = TURN_VOICE_SAMPLES if lane.label else FIRST_VOICE_SAMPLES
         # Right after close talk was recognised bleed still gets through: nobody is met on a new microphone then.
         settling = not lane.label and 0 < lane.offset_samples > self._clock - SETTLING_SAMPLES
         if recognition.ended:
             wanted = MIN_VOICE_SAMPLES if lane.label else MIN_FIRST_VOICE_SAMPLES
         corrections: list[ServerMessage] = []
-        if lane.spoken and not settling and not lane.compared and speech >= wanted + lane.compared_samples:
+        if turn.spoken and not settling and not turn.compared and speech >= wanted + turn.compared_samples:
             before = lane.label
-            self._compare(lane)
-            lane.compared_samples = 0 if lane.compared else speech
+            turn.compared = self._compare(lane, turn)
+            turn.compared_samples = 0 if turn.compared else speech
             if lane.label != before:
                 # The first name of a microphone is that of everything it said without one.
-                first = lane.spoken[0].start_sample if before else 0
-                last = lane.spoken[-1].end_sample
-                corrections = self._captions.relabel(
-                    lane.number, first, last, lambda a, b: self._speaker_of(lane, a, b)
-                )
+                first = turn.spoken[0].start_sample if before else 0
+                last = turn.spoken[-1].end_sample
+                corrections = self._captions.relabel(lane.number, first, last, partial(self._speaker_of, lane))
         if recognition.ended:
-            lane.spoken, lane.compared, lane.compared_samples = (), False, 0
+            del lane.turns[recognition.voice]
         return corrections
 
-    def _compare(self, lane: _Lane) -> None:
+    def _compare(self, lane: _Lane, turn: _Turn) -> bool:
+        """Whether the turn's voice could be told to be a person's, who is then the microphone's."""
         assert lane.audio is not None, "only a person's own microphone is compared turn by turn"
         oldest = lane.offset_samples + lane.heard_samples - len(lane.audio)
-        pieces = [lane.audio[max(0, w.start_sample - oldest) : max(0, w.end_sample - oldest)] for w in lane.spoken]
+        pieces = [lane.audio[max(0, w.start_sample - oldest) : max(0, w.end_sample - oldest)] for w in turn.spoken]
         voice = np.concatenate(pieces)[-MAX_VOICE_SAMPLES:]
         if len(voice) < MIN_VOICE_SAMPLES // 2:
-            return
+            return False
         rows = centred(fbank(voice))
         embedding = self._models.embed(rows, np.ones(len(rows), np.float32))
-        others = {o.label for o in self._lanes.values() if o is not lane and o.speaking and o.label}
+        others = {o.label for o in self._lanes.values() if o is not lane and o.label and _is_speaking(o)}
         seconds = len(voice) / MODEL_RATE_HZ
         label, lane.state, _ = self.registry.assign_turn(embedding, seconds, lane.number, others)
-        if label != UNNAMED:
-            lane.label = label
-            lane.compared = True
+        if label == UNNAMED:
+            return False
+        lane.label = label
+        return True
 
     def _name_of_channel(self, lane: _Lane) -> list[ServerMessage]:
         names = self._audio.channel_names
@@ -331,8 +367,8 @@ class Pipeline:
         )
 
 
-def _letters(text: str) -> str:
-    return "".join(c for c in text.lower() if c.isalnum())
+def _is_speaking(lane: _Lane) -> bool:
+    return any(turn.tail or turn.spoken for turn in lane.turns.values())
 
 
 def _shifted(recognition: Recognition, offset_samples: int) -> Recognition:
@@ -345,9 +381,9 @@ def _shifted(recognition: Recognition, offset_samples: int) -> Recognition:
             Word(w.text, w.start_sample + offset_samples, w.end_sample + offset_samples, w.confidence) for w in words
         )
 
-    return Recognition(
-        recognition.decided_sample + offset_samples,
-        moved(recognition.committed),
-        moved(recognition.tail),
-        recognition.ended,
+    return replace(
+        recognition,
+        decided_sample=recognition.decided_sample + offset_samples,
+        committed=moved(recognition.committed),
+        tail=moved(recognition.tail),
     )

@@ -5,7 +5,7 @@ Standard library only, because the client shares this file. It refuses to touch 
 A client opens `WS /v1/stream` and sends one text message `start`, then binary audio frames, then the text message
 `end`. The server answers `started`, `ack`s the audio, and sends captions; after `end` everything that was said is
 captioned before the server's own `end` and the close with code 1000. Viewers open
-`WS /v1/sessions/{id}/captions?since=SEQ` and get `session`, the history after SEQ, then what is said live.
+`WS /v1/sessions/{id}/captions?since=SEQ&revisions=1` and get `session`, the history after SEQ, then what is said live.
 
 A binary frame is a 12-byte header, little-endian, then interleaved samples:
 
@@ -75,7 +75,8 @@ class Start:
 
     `session_id` empty: the server makes one. `resume_token`: the one from `started`, to go on with a session whose
     connection was lost; the server then says in `started.received_samples` from where audio must be sent again and
-    repeats the durable messages after `last_seq`.
+    repeats the durable messages after `last_seq`. `revisions`: send `revision` messages too; they came after version 1
+    was first spoken, so only those who ask for them get them.
     """
 
     audio: AudioFormat
@@ -86,6 +87,7 @@ class Start:
     system: str = ""
     resume_token: str = ""
     last_seq: int = 0
+    revisions: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def parse_client_message(text: str) -> ClientMessage:
         "system",
         "resume_token",
         "last_seq",
+        "revisions",
     }
     _no_others(source, fields, "start")
     session_id = _take(source, "session_id", str, "", where="start")
@@ -291,6 +294,7 @@ def parse_client_message(text: str) -> ClientMessage:
         system=check_display_name(_take(source, "system", str, "", where="start")),
         resume_token=check_display_name(_take(source, "resume_token", str, "", where="start")),
         last_seq=last_seq,
+        revisions=_take(source, "revisions", bool, False, where="start"),
     )
 
 
@@ -413,9 +417,10 @@ class Partial(ServerMessage):
 
 @dataclass(frozen=True, kw_only=True)
 class Final(ServerMessage):
-    """Words appended to a turn; they never change. `turn_ended`: nothing more will be appended.
+    """Words appended to a turn; they stand, but for one `revision`. `turn_ended`: nothing more will be appended.
 
-    `direction_deg`: azimuth of the talker, counter-clockwise from +x of the given geometry; None when unknown.
+    Turns that are open at once are people who speak at once. `direction_deg`: azimuth of the talker,
+    counter-clockwise from +x of the given geometry; None when unknown.
     """
 
     type: Literal["final"] = "final"
@@ -427,8 +432,21 @@ class Final(ServerMessage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revision(ServerMessage):
+    """A turn that has ended, read once more as a whole: `words` take the place of all its words. At most one a turn.
+
+    A word that stands where one stood before has that word's `word_id`, an added one a new `word_id`; one that is not
+    there any more is gone. Labels are those of the words replaced. Sent only to those who ask (see `Start.revisions`).
+    """
+
+    type: Literal["revision"] = "revision"
+    turn: int = 0
+    words: list[WordMessage] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speaker(ServerMessage):
-    """A label corrected late (words `first_word_id`..`last_word_id`, inclusive). Text never changes."""
+    """A label corrected late (words `first_word_id`..`last_word_id`, inclusive). It changes no text."""
 
     type: Literal["speaker"] = "speaker"
     first_word_id: int = 0
@@ -497,9 +515,21 @@ class Ended(ServerMessage):
 
 
 AnyServerMessage = (
-    Started | Session | Ack | Partial | Final | Speaker | SpeakerName | Gap | Warning | Levels | Error | Ended
+    Started
+    | Session
+    | Ack
+    | Partial
+    | Final
+    | Revision
+    | Speaker
+    | SpeakerName
+    | Gap
+    | Warning
+    | Levels
+    | Error
+    | Ended
 )
-DURABLE = ("final", "speaker", "speaker_name", "gap", "warning", "end")
+DURABLE = ("final", "revision", "speaker", "speaker_name", "gap", "warning", "end")
 """Types that are kept in the caption stream and replayed to late viewers, each with a `seq` of its own."""
 
 _KINDS: dict[str, type[ServerMessage]] = {
@@ -515,6 +545,11 @@ def encode(message: ServerMessage) -> str:
 def encode_unnumbered(message: ServerMessage) -> str:
     """The same without `seq`, which the caption store gives (`server.state.with_seq`)."""
     return encode(message).replace('"seq":0,', "", 1)
+
+
+def is_revision(text: str) -> bool:
+    """Whether a message as encoded above is a `revision`: words can't hold these characters unescaped."""
+    return '"type":"revision"' in text
 
 
 def decode(text: str) -> AnyServerMessage:

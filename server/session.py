@@ -39,6 +39,7 @@ from server.protocol import (
     Started,
     encode,
     encode_unnumbered,
+    is_revision,
 )
 from server.protocol import Warning as WarningMessage
 from server.state import SessionRecord, Store, with_seq
@@ -59,7 +60,7 @@ log = logging.getLogger("crosstalk.session")
 
 
 class Outbox:
-    """Messages to one sender, at most OUTBOX_MESSAGES.
+    """Messages to one sender, at most OUTBOX_MESSAGES; those that it did not ask for are left out.
 
     When it is full, messages that are not durable are dropped; a durable one breaks the connection instead, because
     nothing may be lost silently: the captions stay in the store and the client can resume.
@@ -69,9 +70,13 @@ class Outbox:
         self._queue: asyncio.Queue[str | None] = asyncio.Queue(OUTBOX_MESSAGES)
         self._missed: deque[str] = deque()
         self.overflowed = asyncio.Event()
+        self.revisions = False
+        """Whether the sender takes `revision` messages."""
 
     def put(self, message: str, *, durable: bool) -> None:
         """Queue a message; never waits."""
+        if not self._wants(message):
+            return
         try:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
@@ -80,7 +85,10 @@ class Outbox:
 
     def repeat(self, missed: Iterable[str]) -> None:
         """Before anything else: what a resumed client missed, however much (it is in the store all the same)."""
-        self._missed.extend(missed)
+        self._missed.extend(message for message in missed if self._wants(message))
+
+    def _wants(self, message: str) -> bool:
+        return self.revisions or not is_revision(message)
 
     def close(self) -> None:
         """After what is queued, nothing more."""
@@ -166,6 +174,7 @@ class MeetingSession:
                 self._grace.cancel()
                 self._grace = None
             self._outbox = outbox
+            outbox.revisions = self.start.revisions
             self.connected = True
             self.last_audio_at = time.monotonic()
             if resumed:
@@ -466,6 +475,7 @@ class SessionManager:
             raise SessionExists("not this session's token", expected="the token from 'started'", received="another")
         if start.audio != session.start.audio:
             raise BadMessage("another audio format", expected=str(session.start.audio), received=str(start.audio))
+        session.start = replace(session.start, revisions=start.revisions)
         return session
 
     async def _claim(self, session_id: str, start: Start, system: str) -> None:

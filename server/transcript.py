@@ -1,4 +1,4 @@
-"""Server messages folded into the transcript as it stands: who said which words when, corrections applied.
+"""Server messages folded into the transcript as it stands: who said which words when, all that came later applied.
 
 Pure: messages in, rows out. It refuses to touch sockets, files or screens.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
-from server.protocol import AnyServerMessage, Final, Gap, Partial, Session, Speaker, SpeakerName, WordMessage
+from server.protocol import AnyServerMessage, Final, Gap, Partial, Revision, Session, Speaker, SpeakerName, WordMessage
 
 UNKNOWN_SPEAKER = "unknown"
 """Stands in a row's `speaker` where no label is known; SegLST wants one."""
@@ -100,6 +100,7 @@ class Transcript:
         """Stretches of audio that were not captioned."""
         # Where each final word stands: word_id -> (turn, index). A viewer that joined late lacks the early ones.
         self._places: dict[int, tuple[Turn, int]] = {}
+        self._newest_word = -1
 
     def apply(self, message: AnyServerMessage) -> list[int]:
         """Take one message in; the numbers of the turns that look different now."""
@@ -112,6 +113,8 @@ class Transcript:
                 return [turn.number]
             case Final():
                 return self._append(message)
+            case Revision():
+                return self._revise(message)
             case Speaker():
                 return self._correct(message)
             case SpeakerName():
@@ -147,8 +150,7 @@ class Transcript:
     def _append(self, message: Final) -> list[int]:
         turn = self._turn(message.turn)
         for word in message.words:
-            self._places[word.word_id] = (turn, len(turn.words))
-            turn.words.append(word)
+            self._place(turn, word)
         turn.ended = turn.ended or message.turn_ended
         # The final words were the head of the tail: what followed them stays until the next partial replaces it.
         turn.tail = [] if turn.ended else turn.tail[len(message.words) :]
@@ -156,10 +158,24 @@ class Transcript:
             turn.direction_deg = message.direction_deg
         return [turn.number]
 
+    def _revise(self, message: Revision) -> list[int]:
+        turn = self._turn(message.turn)  # all its words are here: a viewer that came after them lacks nothing
+        for word in turn.words:
+            self._places.pop(word.word_id, None)
+        turn.words = []
+        for word in message.words:
+            self._place(turn, word)
+        turn.tail, turn.ended = [], True
+        return [turn.number]
+
+    def _place(self, turn: Turn, word: WordMessage) -> None:
+        self._places[word.word_id] = (turn, len(turn.words))
+        self._newest_word = max(self._newest_word, word.word_id)
+        turn.words.append(word)
+
     def _correct(self, message: Speaker) -> list[int]:
         changed: dict[int, None] = {}
-        newest = next(reversed(self._places), -1)
-        for word_id in range(max(0, message.first_word_id), min(message.last_word_id, newest) + 1):
+        for word_id in range(max(0, message.first_word_id), min(message.last_word_id, self._newest_word) + 1):
             if (place := self._places.get(word_id)) is None:
                 continue
             turn, index = place

@@ -55,11 +55,15 @@ class LaneAudio:
         lane: `MIX_LANE` (-1) for all channels together, else the channel whose owner is heard.
         start_sample: position of the first sample, counted from the first sample ever fed.
         pcm: (S',) float32 at 16 kHz.
+        channels: (C, S') the same samples of every microphone as they came, for recognisers that use space: the mix
+            is on the time of its reference microphone, so sample s of both was taken at the same moment. None on
+            the lane of one person's microphone.
     """
 
     lane: int
     start_sample: int
     pcm: FloatArray
+    channels: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,8 @@ class FrontEnd:
         state = self._state
         if pcm.shape[1] == 0:
             return
-        out.add(MIX_LANE, state.emitted_samples, pcm[0].copy())
+        block = pcm.copy()
+        out.add(MIX_LANE, state.emitted_samples, block[0], block)
         state.emitted_samples = state.fed_samples
         pending = np.concatenate((state.buffer, pcm), axis=1)
         used = 0
@@ -288,7 +293,8 @@ class FrontEnd:
         if state.arrived_blocks > 1:
             margin = spatial.ALIGN_MARGIN_SAMPLES
             last = window.shape[1] - ARRAY_LOOKAHEAD_SAMPLES
-            self._emit(out, MIX_LANE, self._sum.step(window[:, last - BLOCK_SAMPLES - margin : last + margin]))
+            mix = self._sum.step(window[:, last - BLOCK_SAMPLES - margin : last + margin])
+            self._emit(out, MIX_LANE, mix, channels=window[:, last - BLOCK_SAMPLES : last])
         if state.layout == "auto" and whole_step:
             self._recognise(window, end_sample, out)
 
@@ -331,14 +337,14 @@ class FrontEnd:
             state.owner_blocks.popleft()
         self._emit(out, 0, *block)
 
-    def _emit(self, out: _Collector, first_lane: int, *blocks: FloatArray) -> None:
+    def _emit(self, out: _Collector, first_lane: int, *blocks: FloatArray, channels: FloatArray | None = None) -> None:
         """Put out one block on neighbouring lanes, without the part that is padding."""
         state = self._state
         count = min(BLOCK_SAMPLES, state.fed_samples - state.emitted_samples)
         if count <= 0:
             return
         for lane, block in enumerate(blocks, first_lane):
-            out.add(lane, state.emitted_samples, block[:count])
+            out.add(lane, state.emitted_samples, block[:count], None if channels is None else channels[:, :count])
         state.emitted_samples += count
 
     def _first_reference(self, block: FloatArray) -> None:
@@ -407,14 +413,22 @@ class _Collector:
         self.events: list[FrontEndEvent] = []
         self._starts: dict[int, int] = {}
         self._blocks: dict[int, list[FloatArray]] = {}
+        self._channels: dict[int, list[FloatArray]] = {}
 
-    def add(self, lane: int, start_sample: int, pcm: FloatArray) -> None:
+    def add(self, lane: int, start_sample: int, pcm: FloatArray, channels: FloatArray | None = None) -> None:
         self._starts.setdefault(lane, start_sample)
         self._blocks.setdefault(lane, []).append(pcm)
+        if channels is not None:
+            self._channels.setdefault(lane, []).append(channels)
 
     def output(self) -> FrontEndOutput:
         lanes = tuple(
-            LaneAudio(lane, self._starts[lane], blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
+            LaneAudio(
+                lane,
+                self._starts[lane],
+                blocks[0] if len(blocks) == 1 else np.concatenate(blocks),
+                np.concatenate(self._channels[lane], axis=1) if lane in self._channels else None,
+            )
             for lane, blocks in self._blocks.items()
         )
         return FrontEndOutput(lanes, tuple(self.events))

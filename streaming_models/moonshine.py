@@ -32,6 +32,11 @@ MAX_TOKENS_PER_S = 7.0
 ALIGNMENT_HEADS: tuple[tuple[int, int], ...] = ((3, 5), (3, 6), (3, 7), (4, 7), (5, 3), (5, 4), (5, 6), (5, 7))
 """(layer, head) pairs whose cross-attention follows the speech: those nearest to AMI's word times (dev clips)."""
 
+UNREAD_FRAMES = 30
+"""Speech that may be left when the decoder ends: 0.7 s; it takes short answers and noise for nothing."""
+END_RELUCTANCE = 4.0
+"""Taken from the end's logit while more is unread."""
+
 Caches = dict[str, FloatArray]
 
 
@@ -49,6 +54,19 @@ class Graphs(Protocol):
     def add_token(
         self, token: int, hidden: FloatArray, samples: int, caches: Caches
     ) -> tuple[FloatArray, Caches, FloatArray]:
+        """One more token after `caches` -> logits (V,), grown caches, cross-attention (layers, heads, 1, T)."""
+
+    def truncate(self, caches: Caches, tokens: int) -> Caches:
+        """The caches after the first `tokens` tokens."""
+
+
+class WindowDecoder(Protocol):
+    """A decoder bound to one window of the encoder's frames: what `read_hidden` needs of it."""
+
+    def read_prefix(self, tokens: list[int], logits_from: int) -> tuple[FloatArray, Caches, FloatArray]:
+        """U tokens at once -> logits (U - logits_from, V), caches, cross-attention (layers, heads, U, T)."""
+
+    def add_token(self, token: int, caches: Caches) -> tuple[FloatArray, Caches, FloatArray]:
         """One more token after `caches` -> logits (V,), grown caches, cross-attention (layers, heads, 1, T)."""
 
     def truncate(self, caches: Caches, tokens: int) -> Caches:
@@ -91,40 +109,96 @@ class Moonshine:
         """
         if len(samples) < MIN_WINDOW_SAMPLES:
             samples = np.pad(samples, (0, MIN_WINDOW_SAMPLES - len(samples)))
-        count = len(samples)
-        limit = max(len(prefix) + 2, int(np.ceil(count / SAMPLE_RATE_HZ * MAX_TOKENS_PER_S)))
         hidden = self._graphs.encode(samples)
-        guess = guess[: max(0, limit - len(prefix))]
-        row = [START_ID, *prefix, *guess]
-        # Row r of the logits predicts the token after row[len(prefix) + r].
-        logits, caches, attention = self._graphs.read_prefix(row, hidden, count, len(prefix))
-        agreed = 0
-        while agreed < len(guess) and int(logits[agreed].argmax()) == guess[agreed]:
-            agreed += 1
-        tokens = [*prefix, *guess[:agreed]]
-        confidence = [1.0] * len(prefix) + [_probability(logits[i], guess[i]) for i in range(agreed)]
-        caches = self._graphs.truncate(caches, len(tokens) + 1)
-        # Row u of the attention was made while token u was being predicted; the last row predicted the end.
-        rows = [_chosen(attention[:, :, len(prefix) : len(tokens) + 1])]
-        latest = logits[agreed]
-        while len(tokens) < limit:
+        decoder = _MoonshineWindow(self._graphs, hidden, len(samples))
+        return read_hidden(decoder, len(hidden), len(samples), prefix, guess, prefix_end_frame)
+
+
+@dataclass(frozen=True, eq=False)
+class _MoonshineWindow:
+    graphs: Graphs
+    hidden: FloatArray
+    samples: int
+
+    def read_prefix(self, tokens: list[int], logits_from: int) -> tuple[FloatArray, Caches, FloatArray]:
+        return self.graphs.read_prefix(tokens, self.hidden, self.samples, logits_from)
+
+    def add_token(self, token: int, caches: Caches) -> tuple[FloatArray, Caches, FloatArray]:
+        return self.graphs.add_token(token, self.hidden, self.samples, caches)
+
+    def truncate(self, caches: Caches, tokens: int) -> Caches:
+        return self.graphs.truncate(caches, tokens)
+
+
+def read_hidden(
+    decoder: WindowDecoder,
+    frames: int,
+    samples: int,
+    prefix: tuple[int, ...] = (),
+    guess: tuple[int, ...] = (),
+    prefix_end_frame: int = 0,
+    speech_end_frame: int = 0,
+) -> Reading:
+    """Read a window that is already encoded.
+
+    Args:
+        decoder: bound to the window.
+        frames: of the window, at least 1.
+        samples: that the window covers: bounds the number of tokens.
+        prefix: tokens that the text must begin with (already committed).
+        guess: tokens that probably follow them; meant to change the cost, not the result (see the module).
+        prefix_end_frame: where the prefix's speech ends; what follows is not looked for before it.
+        speech_end_frame: where the window's speech ends: the decoder ends less readily while much of it is unread.
+
+    Returns:
+        See `Moonshine.read`.
+    """
+    limit = max(len(prefix) + 2, int(np.ceil(samples / SAMPLE_RATE_HZ * MAX_TOKENS_PER_S)))
+    guess = guess[: max(0, limit - len(prefix))]
+    row = [START_ID, *prefix, *guess]
+    # Row r of the logits predicts the token after row[len(prefix) + r].
+    logits, caches, attention = decoder.read_prefix(row, len(prefix))
+    agreed = 0
+    while agreed < len(guess) and int(logits[agreed].argmax()) == guess[agreed]:
+        agreed += 1
+    tokens = [*prefix, *guess[:agreed]]
+    confidence = [1.0] * len(prefix) + [_probability(logits[i], guess[i]) for i in range(agreed)]
+    caches = decoder.truncate(caches, len(tokens) + 1)
+    # Row u of the attention was made while token u was being predicted; the last row predicted the end.
+    rows = [_chosen(attention[:, :, len(prefix) : len(tokens) + 1])]
+    latest = logits[agreed]
+    while len(tokens) < limit:
+        token = int(latest.argmax())
+        if token == END_ID:
+            fresh = len(tokens) - len(prefix)
+            reached = _frame_of(rows, fresh - 1) if fresh else prefix_end_frame
+            if speech_end_frame - reached <= UNREAD_FRAMES:
+                break
+            latest = latest.copy()
+            latest[END_ID] -= END_RELUCTANCE
             token = int(latest.argmax())
             if token == END_ID:
                 break
-            if size := _loop_size([*tokens, token]):
-                # Back to the loop's first round, but never into the committed prefix.
-                end = max(len(prefix), len(tokens) + 1 - 3 * size)
-                tokens, confidence = tokens[:end], confidence[:end]
-                break
-            tokens.append(token)
-            confidence.append(_probability(latest, token))
-            latest, caches, attention = self._graphs.add_token(token, hidden, count, caches)
-            rows.append(_chosen(attention))
-        fresh = len(tokens) - len(prefix)
-        first = min(prefix_end_frame, len(hidden) - 1)
-        bounds = token_ends(np.concatenate(rows, axis=1)[:, : fresh + 1, first:]) + first
-        all_bounds = (first,) * len(prefix) + tuple(int(b) for b in bounds[: fresh + 1])
-        return Reading(tuple(tokens), tuple(confidence), all_bounds)
+        if size := _loop_size([*tokens, token]):
+            # Back to the loop's first round, but never into the committed prefix.
+            end = max(len(prefix), len(tokens) + 1 - 3 * size)
+            tokens, confidence = tokens[:end], confidence[:end]
+            break
+        tokens.append(token)
+        confidence.append(_probability(latest, token))
+        latest, caches, attention = decoder.add_token(token, caches)
+        rows.append(_chosen(attention))
+    fresh = len(tokens) - len(prefix)
+    first = min(prefix_end_frame, frames - 1)
+    bounds = token_ends(np.concatenate(rows, axis=1)[:, : fresh + 1, first:]) + first
+    all_bounds = (first,) * len(prefix) + tuple(int(b) for b in bounds[: fresh + 1])
+    return Reading(tuple(tokens), tuple(confidence), all_bounds)
+
+
+def _frame_of(rows: list[FloatArray], token: int) -> int:
+    """The frame that a token was heard in, from the attention (H, U, T) of its row."""
+    row = np.concatenate(rows, axis=1)[:, token]
+    return int(row.mean(axis=0).argmax())
 
 
 def _chosen(attention: FloatArray) -> FloatArray:

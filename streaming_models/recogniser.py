@@ -10,48 +10,42 @@ on how fast the machine is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming_models.endpoint import VAD_FRAME_SAMPLES, SpeechActivity, SpeechModel
-from streaming_models.moonshine import FRAME_SAMPLES, SAMPLE_RATE_HZ, Moonshine, Reading
+from streaming_models.moonshine import SAMPLE_RATE_HZ, Moonshine
+from streaming_models.stable_prefix import CommitRule, ReadWord, StablePrefix, widest_pause, words_in
+from streaming_models.stable_prefix import Word as Word  # part of this contract
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Word:
-    """One word with its place on the lane's sample clock; `confidence` is its least certain token's probability."""
-
-    text: str
-    start_sample: int
-    end_sample: int
-    confidence: float
-
-
-@dataclass(frozen=True)
 class Recognition:
-    """What a lane has newly to say.
+    """What one voice of a lane has newly to say.
 
-    `committed` words are appended to the open utterance and never change; `tail` replaces the earlier tail;
+    `committed` words are appended to the voice's open utterance and never change; `tail` replaces its earlier tail;
     `ended` closes the utterance (its tail is then empty). `decided_sample` is the audio clock of the decision.
+    `voice` is the virtual channel: utterances that overlap in time come on different voices, so each of them stays
+    one row of words. A voice is no person: who it is, is found out elsewhere and may change between utterances.
     """
 
     decided_sample: int
     committed: tuple[Word, ...]
     tail: tuple[Word, ...]
     ended: bool
+    voice: int = 0
 
 
 class Recogniser(Protocol):
     """Audio of one lane in, words out."""
 
-    def step(self, pcm: FloatArray) -> list[Recognition]:
-        """(S,) float32 at 16 kHz; S may be 0."""
+    def step(self, pcm: FloatArray, channels: FloatArray | None = None) -> list[Recognition]:
+        """(S,) float32 at 16 kHz; S may be 0. `channels`: (C, S) the same samples of every microphone, if known."""
 
     def flush(self) -> list[Recognition]:
         """The audio has ended: commit everything."""
@@ -116,10 +110,7 @@ class WindowedRecogniser:
 
     def _close(self) -> None:
         self._open = False
-        self._prefix: tuple[int, ...] = ()  # committed tokens whose audio is still in the window
-        self._prefix_words: tuple[tuple[int, Word], ...] = ()  # (tokens up to its end, word) of each committed word
-        self._pending: tuple[_Read, ...] = ()  # uncommitted words of the last reading
-        self._committed_to = self._clock - len(self._audio)
+        self._row = StablePrefix(self._clock - len(self._audio))
         self._read_at = 0
         self._spoken_since_read = False
         self._audio = self._audio[-self._settings.pre_roll_samples :]
@@ -129,8 +120,8 @@ class WindowedRecogniser:
         self._activity.reset()
         self._start()
 
-    def step(self, pcm: FloatArray) -> list[Recognition]:
-        """See `Recogniser`.
+    def step(self, pcm: FloatArray, channels: FloatArray | None = None) -> list[Recognition]:
+        """See `Recogniser`; it listens to the mix alone.
 
         Raises:
             ValueError: not one axis.
@@ -154,7 +145,7 @@ class WindowedRecogniser:
             self._carry = np.zeros(0, np.float32)
         if self._open:
             if self._spoken_since_read:
-                self._pending = self._read()
+                self._row.pending = self._read()
             results.append(self._end())
         return results
 
@@ -176,7 +167,7 @@ class WindowedRecogniser:
         silence = 0 if activity.speech else activity.run_samples
         if silence >= settings.end_samples:
             if self._spoken_since_read:
-                self._pending = self._read()
+                self._row.pending = self._read()
             results.append(self._end())
         elif silence >= settings.pause_read_samples:
             if self._spoken_since_read:
@@ -184,110 +175,36 @@ class WindowedRecogniser:
         elif self._clock >= self._read_at and self._spoken_since_read:
             results.append(self._advance(self._read()))
 
-    def _read(self) -> tuple[_Read, ...]:
+    def _read(self) -> tuple[ReadWord, ...]:
         """Read the window; the words after the committed ones."""
-        guess = tuple(token for word in self._pending for token in word.tokens)
         window_start = self._clock - len(self._audio)
-        prefix_end = max(0, self._committed_to - window_start) // FRAME_SAMPLES if self._prefix else 0
-        reading = self._moonshine.read(self._audio, self._prefix, guess, prefix_end)
+        row = self._row
+        reading = self._moonshine.read(self._audio, row.tokens, row.guess, row.end_frame(window_start))
         self._spoken_since_read = False
         self._read_at = self._clock + self._settings.read_every_samples
-        return self._words(reading)
+        return row.words_of(reading, self._moonshine.table, window_start, self._clock)
 
-    def _advance(self, words: tuple[_Read, ...]) -> Recognition:
+    def _advance(self, words: tuple[ReadWord, ...]) -> Recognition:
         """Commit what this reading and the last one agree on."""
         settings = self._settings
-        agreed = 0
-        while agreed < min(len(words), len(self._pending)) and words[agreed].key == self._pending[agreed].key:
-            agreed += 1
-        believed_to = self._clock - settings.hold_samples
-        if len(self._audio) > settings.longest_samples:
-            agreed = len(words)
-        old = self._clock - settings.believe_after_samples
-        ready = 0
-        while ready < len(words) - 1 and (words[ready].word.end_sample <= (believed_to if ready < agreed else old)):
-            ready += 1
-        committed = self._commit(words[:ready])
-        self._pending = words[ready:]
+        rule = CommitRule(settings.hold_samples, settings.believe_after_samples)
+        too_long = len(self._audio) > settings.longest_samples
+        committed = self._row.advance(words, self._clock, rule, agreed=too_long)
         self._trim()
-        return Recognition(self._clock, committed, tuple(w.word for w in self._pending), ended=False)
+        return Recognition(self._clock, words_in(committed), words_in(self._row.pending), ended=False)
 
     def _end(self) -> Recognition:
-        if not self._prefix_words and len(self._pending) == 1:
-            # One unlikely word alone is what the decoder makes of a cough or a click.
-            self._pending = tuple(r for r in self._pending if r.word.confidence >= self._settings.lone_confidence)
-        committed = self._commit(self._pending)
+        committed = self._row.finish(self._settings.lone_confidence)
         self._close()
-        return Recognition(self._clock, committed, (), ended=True)
-
-    def _commit(self, words: tuple[_Read, ...]) -> tuple[Word, ...]:
-        for read in words:
-            self._prefix += read.tokens
-            self._prefix_words += ((len(self._prefix), read.word),)
-            self._committed_to = read.word.end_sample
-        return tuple(read.word for read in words)
+        return Recognition(self._clock, words_in(committed), (), ended=True)
 
     def _trim(self) -> None:
         """Drop the window's committed beginning, at the widest pause between two committed words."""
         settings = self._settings
-        if len(self._audio) <= settings.trim_above_samples or len(self._prefix_words) < 2:
+        if len(self._audio) <= settings.trim_above_samples:
             return
-        latest = self._prefix_words[-1][1].end_sample - settings.keep_samples
-        best: tuple[int, int, int] | None = None
-        for (tokens, word), (_, after) in pairwise(self._prefix_words):
-            if word.end_sample <= latest:
-                pause = after.start_sample - word.end_sample
-                # A later cut frees more; half a second of it is worth ten milliseconds of pause.
-                score = pause + word.end_sample // 50
-                if best is None or score >= best[0]:
-                    best = (score, tokens, (word.end_sample + after.start_sample) // 2)
-        if best is None:
+        cut = widest_pause([self._row], self._row.committed_to - settings.keep_samples)
+        if cut is None:
             return
-        _, tokens, cut_sample = best
-        drop = cut_sample - (self._clock - len(self._audio))
-        self._audio = self._audio[max(0, drop) :]
-        self._prefix = self._prefix[tokens:]
-        self._prefix_words = tuple((n - tokens, word) for n, word in self._prefix_words if n > tokens)
-
-    def _words(self, reading: Reading) -> tuple[_Read, ...]:
-        """Group the uncommitted tokens into words with times on the lane's clock."""
-        table = self._moonshine.table
-        first = len(self._prefix)
-        groups: list[list[int]] = []
-        for index in range(first, len(reading.tokens)):
-            if groups and not table.starts_word(reading.tokens[index]):
-                groups[-1].append(index)
-            else:
-                groups.append([index])
-        window_start = self._clock - len(self._audio)
-        earliest = self._committed_to
-        words: list[_Read] = []
-        for group in groups:
-            tokens = tuple(reading.tokens[i] for i in group)
-            text = table.text(list(tokens))
-            key = "".join(c for c in text.lower() if c.isalnum())
-            if not key:
-                if words:  # punctuation of its own belongs to the word before it
-                    last = words[-1]
-                    joined = replace(last.word, text=last.word.text + text)
-                    words[-1] = replace(last, tokens=last.tokens + tokens, word=joined)
-                continue
-            spoken = [i for i in group if any(c.isalnum() for c in table.text([reading.tokens[i]]))] or group
-            start = window_start + reading.bounds[spoken[0]] * FRAME_SAMPLES
-            end = window_start + reading.bounds[spoken[-1] + 1] * FRAME_SAMPLES
-            # The path gives silence to a neighbour: no word of n letters lasts longer than this.
-            start = max(start, end - _ms(300 + 90 * len(key)), earliest)
-            end = min(max(end, start + FRAME_SAMPLES), max(self._clock, start + FRAME_SAMPLES))
-            earliest = end
-            confidence = min(reading.confidence[i] for i in group)
-            words.append(_Read(tokens, key, Word(text, start, end, confidence)))
-        return tuple(words)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A word as read from a window: its tokens, and its letters as compared between readings."""
-
-    tokens: tuple[int, ...]
-    key: str
-    word: Word
+        self._audio = self._audio[max(0, cut - (self._clock - len(self._audio))) :]
+        self._row.cut(cut)

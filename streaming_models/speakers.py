@@ -966,6 +966,27 @@ class Diarizer:
                 return label_text(int(spoken[-1])), "provisional", GUESS_CONFIDENCE
         return None, state, 0.0
 
+    @property
+    def final_until_sample(self) -> int:
+        """What was decided before this sample never changes."""
+        return self._final_frame * FRAME_SAMPLES
+
+    def activity_s(self, start_sample: int, end_sample: int) -> dict[str, float]:
+        """How long each known person speaks between two samples, also beside somebody else, as far as decided.
+
+        Args:
+            start_sample, end_sample: half-open span; at most `HISTORY_S` back is remembered.
+
+        Returns:
+            Label -> seconds above 0; whoever cannot be named is left out.
+        """
+        frames = (start_sample // FRAME_SAMPLES, -(-end_sample // FRAME_SAMPLES))
+        lo, hi = (min(max(frame - self._first_kept, 0), len(self._first_person)) for frame in frames)
+        both = np.concatenate([self._first_person[lo:hi], self._second_person[lo:hi]])
+        numbers, counts = np.unique(both[both > 0], return_counts=True)
+        frame_s = FRAME_SAMPLES / SAMPLE_RATE_HZ
+        return {label_text(int(n)): int(c) * frame_s for n, c in zip(numbers, counts, strict=True)}
+
     # ---- one hop -----------------------------------------------------------------------------------------------
 
     def _advance(self, audio: FloatArray, last: bool) -> None:

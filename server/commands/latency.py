@@ -27,34 +27,19 @@ def percentiles(values_ms: Sequence[float]) -> Percentiles:
     return Percentiles(p50=p50, p95=p95, p99=p99)
 
 
-def _bare(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
-
-
-@dataclass
-class _Position:
-    """What a place in a turn showed: since when it showed anything, and since when its present text."""
-
-    text: str
-    first_ms: float
-    text_ms: float
-
-
 @dataclass
 class LatencyMeter:
     """Latencies of one session's words, from every message and the moment that counts for it.
 
     A word's place is its order in its turn: what is final in the turn, then the tail. `first_ms` counts from the
-    word's end to the first message that showed a word at that place. With `same_text` a word that was shown
-    differently counts from when it read as it finally did, case and punctuation aside. A partial may guess a word
-    before it is over: that is latency 0.
+    word's end to the first message that showed a word at that place. A partial may guess a word before it is over:
+    that is latency 0. `server.commands.caption_trace` keeps more, for scores.
     """
 
-    same_text: bool = False
     first_ms: list[float] = field(default_factory=list)
     final_ms: list[float] = field(default_factory=list)
     _final_words: dict[int, int] = field(default_factory=dict)  # by turn
-    _shown: dict[int, dict[int, _Position]] = field(default_factory=dict)  # by turn, by place
+    _shown: dict[int, dict[int, float]] = field(default_factory=dict)  # by turn, by place: since when
 
     def take(self, message: AnyServerMessage, now_ms: float) -> None:
         """Count one message. `now_ms`: on the session's clock, when it was decided or when it arrived."""
@@ -63,12 +48,8 @@ class LatencyMeter:
         begin = self._final_words.get(message.turn, 0)
         shown = self._shown.setdefault(message.turn, {})
         for place, word in enumerate(message.words, start=begin):
-            text = _bare(word.text)
-            position = shown.setdefault(place, _Position(text, now_ms, now_ms))
-            if position.text != text:
-                position.text, position.text_ms = text, now_ms
+            first = shown.setdefault(place, now_ms)
             if isinstance(message, Final):
-                first = position.text_ms if self.same_text else position.first_ms
                 self.first_ms.append(max(0.0, first - word.end_ms))
                 self.final_ms.append(max(0.0, now_ms - word.end_ms))
                 del shown[place]

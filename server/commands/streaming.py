@@ -70,6 +70,7 @@ class StreamedFile:
     session_id: str
     transcript: Transcript = field(default_factory=Transcript)
     audio_s: float = 0.0
+    channels: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,6 +81,7 @@ async def stream_file(
     realtime: bool = False,
     layout: Layout = "auto",
     system: str = "",
+    channels: int | None = None,
     on_message: Callable[[AnyServerMessage, float], None] | None = None,
     on_open: Callable[[float | None], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
@@ -90,6 +92,7 @@ async def stream_file(
         url: base URL of the server.
         path: any file that `client.media` reads.
         realtime: each block is sent when its last sample would have been spoken; else as fast as the server takes it.
+        channels: send only the first so many of a file that has more.
         on_message: called with every message and the ms since the first sample's moment.
         on_open: called once with the length in s if known.
         on_progress: called with the seconds that the server has acknowledged.
@@ -100,8 +103,10 @@ async def stream_file(
     with await asyncio.to_thread(MediaFile, path) as media:
         if on_open is not None:
             on_open(media.duration_s)
-        audio = AudioFormat(media.sample_rate_hz, media.channels, media.encoding, layout)
-        result = StreamedFile(new_session_id(path.stem))
+        audio = AudioFormat(
+            media.sample_rate_hz, min(media.channels, channels or media.channels), media.encoding, layout
+        )
+        result = StreamedFile(new_session_id(path.stem), channels=audio.channels)
         async with CaptionClient(
             url, audio=audio, session_id=result.session_id, title=_title(path), system=system
         ) as stream:
@@ -143,7 +148,7 @@ async def _feed(stream: CaptionClient, media: MediaFile, begun: float | None) ->
             if begun is not None:
                 due = begun + (stream.sent_samples + len(block)) / media.sample_rate_hz
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            await stream.send(block)
+            await stream.send(block[:, : stream.audio.channels])
     finally:
         with contextlib.suppress(CrosstalkError):
             await stream.finish()

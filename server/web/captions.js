@@ -31,7 +31,7 @@
 /** @typedef {{type: string, [field: string]: any}} Message */
 
 /** Kept in the caption stream, each with a `seq` of its own (server/protocol.py, DURABLE). */
-const DURABLE = new Set(["final", "speaker", "speaker_name", "gap", "warning", "end"]);
+const DURABLE = new Set(["final", "revision", "speaker", "speaker_name", "gap", "warning", "end"]);
 
 /**
  * Shorter overlaps are the recogniser's uncertainty about word edges, not two people at once; unless most of a short
@@ -179,6 +179,9 @@ export class Captions {
       case "final":
         this._takeFinal(message, change);
         break;
+      case "revision":
+        this._takeRevision(message, change);
+        break;
       case "speaker":
         this._takeSpeaker(message, change);
         break;
@@ -236,6 +239,30 @@ export class Captions {
     if (!message.turn_ended || !block) return;
     this._close(block, change);
     this._current.delete(message.turn);
+  }
+
+  /**
+   * A turn that has ended, read again: its new words go where the old ones stood. A block that they leave empty goes.
+   * @param {Message} message @param {Change} change
+   */
+  _takeRevision(message, change) {
+    const words = message.words.map(readWord);
+    /** @type {Speech[]} */
+    const blocks = [];
+    for (const item of this.items) if (item.kind === "speech" && item.turn === message.turn) blocks.push(item);
+    if (blocks.length === 0 && words.length > 0) blocks.push(this._blockFor(message.turn, words[0], change));
+    this._current.delete(message.turn);
+    for (const block of blocks) {
+      for (const { id } of block.words) this._byId.delete(id);
+      block.words = [];
+    }
+    for (const word of words) {
+      const middleMs = (word.startMs + word.endMs) / 2;
+      const block = blocks.findLast(({ startMs }) => startMs <= middleMs) ?? blocks[0];
+      block.words.push(word);
+      this._byId.set(word.id, { word, block });
+    }
+    for (const block of blocks) this._close(block, change);
   }
 
   /** @param {Message} message @param {Change} change */

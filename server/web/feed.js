@@ -27,7 +27,7 @@ export class Feed {
     this._error = null;
     const path = `v1/sessions/${encodeURIComponent(sessionId)}/captions`;
     this._connection = new Connection({
-      url: () => socketUrl(`${path}?since=${lastSeq()}`),
+      url: () => socketUrl(`${path}?since=${lastSeq()}&revisions=1`),
       opened: () => {
         this._error = null;
       },

@@ -13,6 +13,7 @@ from server.protocol import (
     Gap,
     Levels,
     Partial,
+    Revision,
     Speaker,
     SpeakerName,
     Warning,  # noqa: A004
@@ -82,6 +83,24 @@ def test_correction_after_the_line_has_gone_is_told() -> None:
         terminal.show(later(SETTLE_MS + 1_000))
         terminal.show(Speaker(session_id="s", first_word_id=1, last_word_id=1, speaker="S2"))
     assert screen.text == '[0:00.0] S1: Hello there.\n[0:00.2] it was S2 who said: "there."\n'
+
+
+def test_revision_of_a_turn_that_is_not_settled_just_changes_its_line() -> None:
+    screen = Screen(is_terminal=False)
+    with CaptionTerminal(screen.console) as terminal:
+        terminal.show(final(0, word("by", 0, word_id=0), word("gin", 200, word_id=1)))
+        terminal.show(Revision(session_id="s", turn=0, words=[word("Begin.", 0, word_id=0)]))
+        terminal.show(later(SETTLE_MS + 1_000))
+    assert screen.text == "[0:00.0] S1: Begin.\n"
+
+
+def test_revision_after_the_line_has_gone_is_told() -> None:
+    screen = Screen(is_terminal=False)
+    with CaptionTerminal(screen.console) as terminal:
+        terminal.show(final(0, word("by", 0, word_id=0), word("gin", 200, word_id=1), audio_ms=SETTLE_MS + 1_000))
+        before = screen.text
+        terminal.show(Revision(session_id="s", turn=0, words=[word("Begin.", 0, word_id=0)]))
+        assert screen.since(before) == '[0:00.0] S1, read again: "Begin."\n'
 
 
 def test_name_is_told_and_used_from_then_on() -> None:

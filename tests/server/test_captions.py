@@ -7,21 +7,25 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.captions import LONG_TURN_SAMPLES, CaptionBuilder
-from server.protocol import Final, LabelState, Partial, ServerMessage, Speaker
+from server.captions import LONG_TURN_SAMPLES, REVISABLE_TURNS, CaptionBuilder
+from server.protocol import Final, LabelState, Partial, Revision, ServerMessage, Speaker
 from streaming_models.recogniser import Recognition, Word
 
 MS = 16
 """Samples of a millisecond."""
-SpeakerOf = Callable[[int, int], tuple[str, LabelState]]
+SpeakerOf = Callable[[int, int, int], tuple[str, LabelState]]
 
 
-def nobody(start_sample: int, end_sample: int) -> tuple[str, LabelState]:
+def nobody(start_sample: int, end_sample: int, voice: int) -> tuple[str, LabelState]:
     return "", "provisional"
 
 
 def labelled(label: str, state: LabelState = "final") -> SpeakerOf:
-    return lambda start, end: (label, state)
+    return lambda start, end, voice: (label, state)
+
+
+def by_voice(start_sample: int, end_sample: int, voice: int) -> tuple[str, LabelState]:
+    return f"S{voice + 1}", "final"
 
 
 def words(text: str, start_ms: int = 0, each_ms: int = 100) -> tuple[Word, ...]:
@@ -31,9 +35,9 @@ def words(text: str, start_ms: int = 0, each_ms: int = 100) -> tuple[Word, ...]:
     )
 
 
-def heard(committed: str = "", tail: str = "", *, at_ms: int = 0, ended: bool = False) -> Recognition:
+def heard(committed: str = "", tail: str = "", *, at_ms: int = 0, ended: bool = False, voice: int = 0) -> Recognition:
     first = words(committed, at_ms)
-    return Recognition((at_ms + 1_000) * MS, first, words(tail, at_ms + 100 * len(first)), ended)
+    return Recognition((at_ms + 1_000) * MS, first, words(tail, at_ms + 100 * len(first)), ended, voice)
 
 
 def final_words(messages: list[ServerMessage]) -> list[tuple[int, str]]:
@@ -103,7 +107,7 @@ def test_correction_names_the_run_of_words_with_a_new_label() -> None:
     captions = CaptionBuilder()
     captions.step(-1, heard("one two three four"), nobody)
 
-    def later(start: int, end: int) -> tuple[str, LabelState]:
+    def later(start: int, end: int, voice: int) -> tuple[str, LabelState]:
         return ("S1", "final") if start < 200 * MS else ("S2", "provisional")
 
     first, second = captions.relabel(-1, 0, 400 * MS, later)
@@ -141,18 +145,117 @@ def test_correction_is_cut_where_another_lane_speaks_between() -> None:
     assert [(m.first_word_id, m.last_word_id) for m in messages if isinstance(m, Speaker)] == [(0, 0), (2, 2)]
 
 
+def test_voices_of_one_lane_are_turns_that_are_open_at_once() -> None:
+    captions = CaptionBuilder()
+    messages = captions.step(-1, heard("I was", "going", at_ms=0), by_voice)
+    messages += captions.step(-1, heard("no", "wait", at_ms=100, voice=1), by_voice)
+    messages += captions.step(-1, heard("going to say", at_ms=200, ended=True), by_voice)
+    messages += captions.step(-1, heard("wait.", at_ms=200, ended=True, voice=1), by_voice)
+    assert final_words(messages) == list(enumerate(["I", "was", "no", "going", "to", "say", "wait."]))
+    turns = {m.turn: set() for m in messages if isinstance(m, Final | Partial)}  # type: dict[int, set[str]]
+    for message in messages:
+        if isinstance(message, Final | Partial):
+            turns[message.turn] |= {word.speaker for word in message.words}
+            assert all(word.channel == -1 for word in message.words)
+    assert turns == {0: {"S1"}, 1: {"S2"}}
+
+
+def test_correction_asks_for_the_voice_of_each_word() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("a b"), nobody)
+    captions.step(-1, heard("c", at_ms=50, voice=1), nobody)
+    first, second = captions.relabel(-1, 0, 1_000 * MS, by_voice)
+    assert isinstance(first, Speaker)
+    assert isinstance(second, Speaker)
+    assert (first.first_word_id, first.last_word_id, first.speaker) == (0, 1, "S1")
+    assert (second.first_word_id, second.last_word_id, second.speaker) == (2, 2, "S2")
+
+
+def revised(captions: CaptionBuilder, turn: int, text: str) -> list[tuple[int, str, str]]:
+    """(word_id, text, speaker) of a turn after a second reading."""
+    (message,) = captions.revise(turn, words(text))
+    assert isinstance(message, Revision)
+    assert message.turn == turn
+    return [(word.word_id, word.text, word.speaker) for word in message.words]
+
+
+def test_revision_keeps_numbers_and_labels_of_words_that_stand_where_one_stood() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("we should by gin the meeting", ended=True), labelled("S1"))
+    captions.step(-1, heard("next"), labelled("S2"))
+    assert [w.text for w in captions.words_of(0)] == ["we", "should", "by", "gin", "the", "meeting"]
+    got = revised(captions, 0, "We should begin the big meeting.")
+    assert [text for _, text, _ in got] == ["We", "should", "begin", "the", "big", "meeting."]
+    numbers = [number for number, _, _ in got]
+    assert numbers[2] in (2, 3)
+    assert numbers[:2] + numbers[3:] == [0, 1, 4, 7, 5]
+    assert {speaker for _, _, speaker in got} == {"S1"}
+    assert captions.word_count == 7
+
+
+def test_added_word_takes_the_label_of_the_word_beside_it() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("yes"), labelled("S1"))
+    captions.step(-1, heard("and no", at_ms=100, ended=True), labelled("S2"))
+    assert revised(captions, 0, "Oh yes and so no") == [
+        (3, "Oh", "S1"), (0, "yes", "S1"), (1, "and", "S2"), (4, "so", "S2"), (2, "no", "S2"),
+    ]  # fmt: skip
+
+
+def test_revised_words_are_corrected_by_their_numbers() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("one to three", ended=True), nobody)
+    revised(captions, 0, "one two and three")
+    messages = captions.relabel(-1, 0, 10_000 * MS, labelled("S1"))
+    spans = [(m.first_word_id, m.last_word_id) for m in messages if isinstance(m, Speaker)]
+    assert {number for first, last in spans for number in range(first, last + 1)} == {0, 1, 2, 3}
+
+
+def test_dropped_word_is_corrected_no_more() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("uh one two", ended=True), nobody)
+    assert revised(captions, 0, "one two") == [(1, "one", ""), (2, "two", "")]
+    (correction,) = captions.relabel(-1, 0, 10_000 * MS, labelled("S1"))
+    assert isinstance(correction, Speaker)
+    assert (correction.first_word_id, correction.last_word_id) == (1, 2)
+
+
+def test_turn_is_revised_once_and_only_after_its_end() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("still open"), nobody)
+    assert captions.words_of(0) == ()
+    assert captions.revise(0, words("Still open.")) == []
+    captions.step(-1, heard(ended=True), nobody)
+    assert captions.revise(0, ()) == []
+    revised(captions, 0, "Still open.")
+    assert captions.words_of(0) == ()
+    assert captions.revise(0, words("Again.")) == []
+
+
+def test_turns_of_long_ago_are_not_kept_for_revision() -> None:
+    captions = CaptionBuilder()
+    for turn in range(REVISABLE_TURNS + 1):
+        captions.step(-1, heard(f"turn {turn}", at_ms=1_000 * turn, ended=True), nobody)
+    assert captions.words_of(0) == ()
+    assert [w.text for w in captions.words_of(1)] == ["turn", "1"]
+
+
 utterances = st.lists(
-    st.tuples(st.integers(-1, 2), st.lists(st.sampled_from(["a", "b.", "c?"]), max_size=3), st.booleans()), max_size=20
+    st.tuples(
+        st.integers(-1, 2), st.integers(0, 1), st.lists(st.sampled_from(["a", "b.", "c?"]), max_size=3), st.booleans()
+    ),
+    max_size=20,
 )
 
 
 @given(utterances)
-def test_every_committed_word_comes_out_once_and_in_order(said: list[tuple[int, list[str], bool]]) -> None:
+def test_every_committed_word_comes_out_once_and_in_order(said: list[tuple[int, int, list[str], bool]]) -> None:
     captions = CaptionBuilder()
     messages: list[ServerMessage] = []
-    for at, (lane, texts, ended) in enumerate(said):
-        messages += captions.step(lane, heard(" ".join(texts), at_ms=at * 400, ended=ended), nobody)
-    spoken = [text for _, texts, _ in said for text in texts]
+    for at, (lane, voice, texts, ended) in enumerate(said):
+        recognition = heard(" ".join(texts), at_ms=at * 400, ended=ended, voice=voice)
+        messages += captions.step(lane, recognition, nobody)
+    spoken = [text for _, _, texts, _ in said for text in texts]
     assert final_words(messages) == list(enumerate(spoken))
     over: set[int] = set()
     for message in messages:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from server.export import FORMATS, MAX_CUE_CHARS, MAX_CUE_MS, export
-from server.protocol import AnyServerMessage, Ended, Final, Gap, Speaker, SpeakerName, WordMessage
+from server.protocol import AnyServerMessage, Ended, Final, Gap, Revision, Speaker, SpeakerName, WordMessage
 
 
 def final(text: str, start_ms: int, speaker: str, *, turn: int, first_id: int, each_ms: int = 300) -> Final:
@@ -75,6 +75,21 @@ def test_text_has_clock_and_name() -> None:
 def test_speaker_change_within_a_turn_is_a_new_piece() -> None:
     messages = [MEETING[0], Speaker(session_id="s", first_word_id=1, last_word_id=1, speaker="S9")]
     assert export("s", messages, "txt") == "[00:00:01] S1: Good\n[00:00:01] S9: morning.\n"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_holds_the_revised_text_and_no_other(form: str) -> None:
+    better = [
+        WordMessage("Good", 900, 1_200, 0.9, -1, "S1", 0),
+        WordMessage("evening.", 1_200, 1_700, 0.9, -1, "S1", 1),
+    ]
+    body = export("s", [*MEETING, Revision(session_id="s", turn=0, words=better)], form)
+    assert "morning" not in body
+    if form == "rttm":
+        assert body.startswith("SPEAKER s 1 0.900 0.800 ")
+    else:
+        assert "Good evening." in body
+        assert "Hello there." in body
 
 
 def test_words_without_a_speaker_are_called_unknown() -> None:

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from typing import cast
 
 import numpy as np
 import pytest
 import soxr
 
 from server.clock import samples_to_ms
-from server.pipeline import BLOCK_SAMPLES, FloatArray, Pipeline
-from server.protocol import SPEAKER_LABEL, AudioFormat, Final, Gap, Levels, Partial, ServerMessage, SpeakerName
+from server.pipeline import BLOCK_SAMPLES, FloatArray, Models, Pipeline
+from server.protocol import (
+    SPEAKER_LABEL,
+    AnyServerMessage,
+    AudioFormat,
+    Final,
+    Gap,
+    Levels,
+    Partial,
+    Revision,
+    ServerMessage,
+    Speaker,
+    SpeakerName,
+)
+from server.transcript import Transcript, transcript_of
 from streaming_models.frontend import ARRAY_LOOKAHEAD_SAMPLES, CLOSE_TALK_LOOKAHEAD_SAMPLES
-from tests import real
+from streaming_models.polish import FullContext, changed_words
+from streaming_models.recogniser import Word
+from tests import real, two_voices
 
 MONO = AudioFormat()
 FOUR = AudioFormat(channels=4)
+ARRAY = AudioFormat(channels=4, layout="array")
 
 
-def run(audio: AudioFormat, pcm: FloatArray, sizes: list[int]) -> list[ServerMessage]:
+def run(audio: AudioFormat, pcm: FloatArray, sizes: list[int], models: Models | None = None) -> list[ServerMessage]:
     """Messages for audio cut into `sizes`, which repeat."""
-    line = Pipeline(audio, real.models())
+    line = Pipeline(audio, models or real.models())
     messages: list[ServerMessage] = []
     at = turn = 0
     while at < pcm.shape[1]:
@@ -29,8 +47,12 @@ def run(audio: AudioFormat, pcm: FloatArray, sizes: list[int]) -> list[ServerMes
         at += size
         turn += 1
     messages += line.flush()
-    assert line.word_count == len(texts(messages))
+    assert line.word_count == sum(len(turn.words) for turn in folded(messages).turns.values())
     return messages
+
+
+def folded(messages: list[ServerMessage]) -> Transcript:
+    return transcript_of(cast("list[AnyServerMessage]", messages))
 
 
 def texts(messages: list[ServerMessage]) -> list[str]:
@@ -156,3 +178,179 @@ def test_clock_counts_the_audio() -> None:
         line.step(np.zeros((1, 4_800), np.float32))
     line.flush()
     assert line.audio_ms == 10_000
+
+
+# --- two voices in one lane ------------------------------------------------------------------------------------------
+
+
+@cache
+def both() -> list[ServerMessage]:
+    return run(ARRAY, two_voices.meeting(), [16_000], two_voices.models())
+
+
+def said_by(messages: list[ServerMessage]) -> dict[str, str]:
+    """Word -> label, all corrections applied; the scripted words are all different."""
+    return {word.text: word.speaker for turn in folded(messages).turns.values() for word in turn.words}
+
+
+def test_two_voices_at_once_are_two_turns_that_are_open_at_once() -> None:
+    opened: dict[int, int] = {}
+    ended: dict[int, int] = {}
+    for at, message in enumerate(both()):
+        if isinstance(message, Final | Partial):
+            opened.setdefault(message.turn, at)
+            if isinstance(message, Final) and message.turn_ended:
+                ended[message.turn] = at
+    turns = {w.text: m.turn for m in both() if isinstance(m, Final) for w in m.words}
+    assert set(turns) == {word.text for _, words in two_voices.utterances() for word in words}
+    first, second = (turns[text] for text in two_voices.overlaps()[0])
+    assert opened[first] < opened[second] < ended[first] < ended[second]
+    assert set(opened) == set(ended)
+
+
+def test_overlapping_words_go_to_the_people_who_say_them() -> None:
+    labels = said_by(both())
+    overlapped = two_voices.overlapped()
+    named: dict[str, str] = {}
+    for speaker, words in two_voices.utterances():
+        alone = [labels[word.text] for word in words if word.text not in overlapped]
+        if len(alone) > 5:
+            named.setdefault(speaker, max(set(alone), key=alone.count))
+    assert len(set(named.values())) == 3
+    right = {w.text: labels[w.text] == named[who] for who, words in two_voices.utterances() for w in words}
+    assert len(overlapped) > 20
+    assert sum(right[text] for text in overlapped) >= 0.8 * len(overlapped)
+    assert sum(right.values()) >= 0.9 * len(right)
+
+
+def test_two_who_overlap_are_never_one_person() -> None:
+    labels = said_by(both())
+    assert all(labels[one] != labels[other] for one, other in two_voices.overlaps())
+
+
+def test_labels_of_overlapping_words_change_by_speaker_messages_alone() -> None:
+    numbers = {w.word_id: w.text for m in both() if isinstance(m, Final) for w in m.words}
+    shown = {w.text: w.speaker for m in both() if isinstance(m, Final) for w in m.words}
+    for message in both():
+        if isinstance(message, Speaker):
+            for number in range(message.first_word_id, message.last_word_id + 1):
+                shown[numbers[number]] = message.speaker
+    assert shown == said_by(both())
+
+
+@pytest.mark.parametrize("sizes", [[16_000, 1, 777], [5_120]], ids=["uneven", "320ms"])
+def test_any_chunking_of_two_voices_gives_the_same_messages(sizes: list[int]) -> None:
+    assert run(ARRAY, two_voices.meeting(), sizes, two_voices.models()) == both()
+
+
+@pytest.mark.parametrize("layout", ["array", "close_talk"])
+def test_recogniser_gets_the_channels_of_the_mix_and_none_of_a_persons_own_microphone(layout: str) -> None:
+    pcm = real.meeting(0, 3)
+    made: list[two_voices.Scripted] = []
+
+    def scripted() -> two_voices.Scripted:
+        made.append(two_voices.Scripted(two_voices.voices()))
+        return made[-1]
+
+    audio = AudioFormat(channels=4, layout=layout)  # type: ignore[arg-type]
+    line = Pipeline(audio, replace(real.models(), recogniser=scripted))
+    line.step(pcm)
+    line.flush()
+    if layout == "close_talk":
+        assert len(made) == 4
+        assert all(channels is None for lane in made for channels in lane.channels)
+    else:
+        (lane,) = made
+        got = np.concatenate([channels for channels in lane.channels if channels is not None], axis=1)
+        assert np.array_equal(got, pcm)
+
+
+# --- the second pass -------------------------------------------------------------------------------------------------
+
+
+class Reading:
+    """Moonshine over whole turns, which remembers what it was given and what it read."""
+
+    def __init__(self) -> None:
+        self._read = FullContext(real.moonshine())
+        self.done: list[tuple[int, str]] = []
+
+    def __call__(self, samples: FloatArray) -> tuple[Word, ...]:
+        words = tuple(self._read(samples))
+        self.done.append((len(samples), " ".join(w.text for w in words)))
+        return words
+
+
+@cache
+def polished() -> tuple[list[ServerMessage], list[ServerMessage], Reading]:
+    """Messages of the beginning of the sample meeting without and with a second pass, and what that read."""
+    pcm, reading = real.meeting(0, 20), Reading()
+    live = run(FOUR, pcm, [16_000])
+    return live, run(FOUR, pcm, [16_000], replace(real.models(), polish=reading)), reading
+
+
+def test_second_pass_changes_nothing_that_is_said_live() -> None:
+    live, twice, _ = polished()
+    assert [m for m in twice if isinstance(m, Final | Partial | Levels)] == [
+        m for m in live if isinstance(m, Final | Partial | Levels)
+    ]
+
+
+def test_every_ended_turn_is_read_once_and_revised_at_most_once() -> None:
+    _, twice, reading = polished()
+    ended = [m.turn for m in twice if isinstance(m, Final) and m.turn_ended]
+    revised = [m.turn for m in twice if isinstance(m, Revision)]
+    assert 1 <= len(revised) <= len(reading.done) <= len(ended)
+    assert len(set(revised)) == len(revised)
+    for message in twice:
+        if isinstance(message, Revision):
+            before = twice[: twice.index(message)]
+            assert any(isinstance(m, Final) and m.turn == message.turn and m.turn_ended for m in before)
+
+
+def test_revision_is_the_reading_with_the_labels_as_they_stood() -> None:
+    _, twice, reading = polished()
+    read = [text for _, text in reading.done]
+    for message in twice:
+        if isinstance(message, Revision):
+            assert " ".join(w.text for w in message.words) in read
+            before = folded(twice[: twice.index(message)]).turns[message.turn].words
+            assert {w.speaker for w in message.words} <= {w.speaker for w in before}
+            ids = [w.word_id for w in message.words]
+            assert len(set(ids)) == len(ids)
+            assert {w.word_id for w in before} & set(ids)
+            changed = changed_words(
+                [Word(w.text, 0, 0, 1.0) for w in before], [Word(w.text, 0, 0, 1.0) for w in message.words]
+            )
+            assert changed <= len(before) / 2
+            assert before[0].start_ms - 400 <= message.words[0].start_ms
+            assert message.words[-1].end_ms <= before[-1].end_ms + 400
+
+
+def test_any_chunking_gives_the_same_revisions() -> None:
+    models = replace(real.models(), polish=FullContext(real.moonshine()))
+    assert run(FOUR, real.meeting(0, 20), [5_120], models) == polished()[1]
+
+
+def test_turns_in_which_two_voices_speak_are_not_read_again() -> None:
+    heard: list[int] = []
+
+    def silent(samples: FloatArray) -> tuple[Word, ...]:
+        heard.append(len(samples))
+        return ()
+
+    messages = run(ARRAY, two_voices.meeting(), [5_120], two_voices.models(silent))
+    assert not any(isinstance(m, Revision) for m in messages)
+    turns: dict[int, list[str]] = {}
+    for message in messages:
+        if isinstance(message, Final):
+            turns.setdefault(message.turn, []).extend(word.text for word in message.words)
+    solo = [turn for turn in turns.values() if not set(turn) & two_voices.overlapped()]
+    assert 0 < len(solo) < len(turns)
+    assert len(heard) == len(solo)
+
+
+def test_revised_words_stand_in_the_transcript_with_the_labels_that_they_had() -> None:
+    labels = said_by(run(ARRAY, two_voices.meeting(), [5_120], two_voices.models(two_voices.Louder())))
+    assert any(text.isupper() for text in labels)
+    assert {text.lower(): label for text, label in labels.items()} == said_by(both())

@@ -30,6 +30,7 @@ from server.protocol import (
     Gap,
     Levels,
     Partial,
+    Revision,
     Session,
     Speaker,
     SpeakerName,
@@ -41,6 +42,7 @@ from server.protocol import (
     decode,
     encode,
     end_message,
+    is_revision,
     pack_frame,
     parse_client_message,
     start_message,
@@ -448,6 +450,7 @@ MESSAGES: list[AnyServerMessage] = [
     Partial(session_id="a", turn=2, decided_ms=640, words=[WORD]),
     Final(session_id="a", seq=4, turn=2, decided_ms=640, words=[WORD, WORD], turn_ended=True, direction_deg=-90.5),
     Final(session_id="a", seq=5, turn=3, words=[], turn_ended=True),
+    Revision(session_id="a", seq=6, turn=2, words=[WORD]),
     Speaker(session_id="a", first_word_id=3, last_word_id=5, speaker="S2", state="provisional"),
     SpeakerName(session_id="a", speaker="S2", name="Bo"),
     Gap(session_id="a", start_ms=100, end_ms=200),
@@ -475,6 +478,24 @@ def test_server_message_survives_the_round_trip(message: AnyServerMessage) -> No
 def test_durable_types_are_known_types() -> None:
     assert set(DURABLE) < {m.type for m in MESSAGES}
     assert {"partial", "levels", "ack", "started", "session", "error"}.isdisjoint(DURABLE)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: m.type)
+def test_revision_is_known_by_its_text(message: AnyServerMessage) -> None:
+    assert is_revision(encode(message)) == isinstance(message, Revision)
+
+
+def test_words_cannot_pass_for_a_revision() -> None:
+    evil = WordMessage('"type":"revision"', 0, 1, 0.5, -1, "S1", 0)
+    assert not is_revision(encode(Final(session_id="a", turn=1, words=[evil])))
+    assert not is_revision(encode(SpeakerName(session_id="a", speaker="S1", name='","type":"revision","')))
+
+
+def test_revisions_are_for_those_who_ask() -> None:
+    assert not started().revisions
+    assert started(revisions=True).revisions
+    with pytest.raises(BadMessage, match="revisions has the wrong type"):
+        started(revisions=1)
 
 
 def test_newer_server_may_send_further_fields() -> None:

@@ -16,7 +16,7 @@ import redis.asyncio as redis_asyncio
 from server.config import Settings
 from server.errors import AtCapacity, BadMessage, NoSuchSession, SessionExists
 from server.metrics import Metrics
-from server.protocol import AudioFormat, AudioFrame, Start
+from server.protocol import AudioFormat, AudioFrame, Final, Revision, Start, WordMessage, encode
 from server.session import OUTBOX_MESSAGES, MeetingSession, Outbox, SessionManager
 from server.state import EmbeddedValkey, SessionRecord, Store
 from tests import real
@@ -264,3 +264,19 @@ async def test_full_outbox_drops_what_passes_and_breaks_for_what_lasts() -> None
     assert [await outbox.get() for _ in range(OUTBOX_MESSAGES)] == [str(k) for k in range(OUTBOX_MESSAGES)]
     outbox.close()
     assert await outbox.get() is None
+
+
+async def test_outbox_leaves_out_revisions_for_a_sender_that_did_not_ask() -> None:
+    said = encode(Final(session_id="a", words=[WordMessage('"type":"revision"', 0, 1, 0.5, -1, "S1", 0)]))
+    again = encode(Revision(session_id="a", turn=0))
+    for wanted in (False, True):
+        outbox = Outbox()
+        outbox.revisions = wanted
+        outbox.repeat([said, again])
+        outbox.put(again, durable=True)
+        outbox.put(said, durable=True)
+        outbox.close()
+        got = []
+        while (text := await outbox.get()) is not None:
+            got.append(text)
+        assert got == ([said, again, again, said] if wanted else [said, said])

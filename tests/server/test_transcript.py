@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.protocol import Final, Gap, Partial, Session, Speaker, SpeakerName, WordMessage
+from server.protocol import Final, Gap, Partial, Revision, Session, Speaker, SpeakerName, WordMessage
 from server.transcript import Transcript, clock_text, pieces_of, transcript_of
 
 
@@ -76,6 +76,43 @@ def test_correction_of_words_that_a_late_viewer_never_saw_is_ignored() -> None:
     transcript = transcript_of([final(5, word("a", 0, "S1", 100))])
     assert transcript.apply(Speaker(session_id="s", first_word_id=0, last_word_id=10**15, speaker="S2")) == [5]
     assert transcript.apply(Speaker(session_id="s", first_word_id=0, last_word_id=99, speaker="S1")) == []
+
+
+def revision(turn: int, *words: WordMessage) -> Revision:
+    return Revision(session_id="s", turn=turn, words=list(words))
+
+
+def test_revision_takes_the_place_of_all_words_of_its_turn() -> None:
+    said = [
+        final(0, word("by", 0, word_id=0), word("gin", 200, word_id=1), word("now", 400, word_id=2), ended=True),
+        final(1, word("yes", 900, "S2", 3), ended=True),
+    ]
+    transcript = transcript_of(said)
+    change = revision(0, word("Begin", 0, word_id=1), word("right", 200, word_id=4), word("now.", 400, word_id=2))
+    assert transcript.apply(change) == [0]
+    assert [row["words"] for row in transcript.rows("s")] == ["Begin right now.", "yes"]
+    assert transcript.apply(change) == [0]
+    assert [row["words"] for row in transcript.rows("s")] == ["Begin right now.", "yes"]
+
+
+def test_correction_after_a_revision_finds_kept_and_added_words_and_no_dropped_one() -> None:
+    transcript = transcript_of(
+        [
+            final(0, word("by", 0, word_id=0), word("gin", 200, word_id=1), ended=True),
+            final(1, word("yes", 900, "S2", 2), ended=True),
+            revision(0, word("Begin", 0, word_id=1), word("now", 200, word_id=3)),
+        ]
+    )
+    assert transcript.apply(Speaker(session_id="s", first_word_id=0, last_word_id=0, speaker="S9")) == []
+    assert transcript.apply(Speaker(session_id="s", first_word_id=3, last_word_id=3, speaker="S3")) == [0]
+    assert transcript.apply(Speaker(session_id="s", first_word_id=1, last_word_id=2, speaker="S4")) == [0, 1]
+    assert [w.speaker for w in transcript.turns[0].words] == ["S4", "S3"]
+
+
+def test_revision_of_a_turn_that_a_late_viewer_never_saw_is_shown() -> None:
+    transcript = transcript_of([revision(7, word("Begin", 0, word_id=12))])
+    assert [row["words"] for row in transcript.rows("s")] == ["Begin"]
+    assert transcript.apply(partial(7, word("late", 0))) == []
 
 
 def test_names_are_shown_and_can_be_taken_away() -> None:

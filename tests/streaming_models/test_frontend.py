@@ -44,6 +44,8 @@ def joined(outputs: list[FrontEndOutput]) -> tuple[dict[int, tuple[int, FloatArr
             start, parts = lanes.setdefault(part.lane, (part.start_sample, []))
             assert part.start_sample == start + sum(p.size for p in parts)
             assert part.pcm.dtype == np.float32
+            assert (part.channels is None) == (part.lane != MIX_LANE)
+            assert part.channels is None or part.channels.shape[1:] == part.pcm.shape
             parts.append(part.pcm)
     return {lane: (start, np.concatenate(parts)) for lane, (start, parts) in lanes.items()}, events
 
@@ -129,6 +131,35 @@ def test_no_sample_after_the_lookahead_changes_the_past(layout: Layout, lookahea
         assert np.array_equal(one[lane][1][:known], two[lane][1][:known])
     early, _ = joined([FrontEnd(3, layout).step(pcm[:, :cut])])
     assert all(audio.size == known for _, audio in early.values())
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+@pytest.mark.parametrize("size", [97, 4_001, 10**9])
+def test_the_mix_comes_with_the_same_samples_of_every_channel(name: str, size: int) -> None:
+    layout, pcm = RECORDINGS[name]
+    front_end = FrontEnd(pcm.shape[0], layout)
+    outputs = [front_end.step(pcm[:, at : at + size]) for at in range(0, pcm.shape[1], size)]
+    outputs.append(front_end.flush())
+    mixed = [part for output in outputs for part in output.lanes if part.lane == MIX_LANE]
+    for part in mixed:
+        assert part.channels is not None
+        assert np.array_equal(part.channels, pcm[:, part.start_sample : part.start_sample + part.pcm.size])
+    assert mixed or layout == "close_talk"
+
+
+def test_channels_are_on_the_time_of_the_mix() -> None:
+    pcm = array(3.0)
+    front_end = FrontEnd(4, "array")
+    parts = [*front_end.step(pcm).lanes, *front_end.flush().lanes]
+    mix = np.concatenate([part.pcm for part in parts])
+    channels = np.concatenate([part.channels for part in parts if part.channels is not None], axis=1)
+    span = slice(SAMPLE_RATE_HZ, 2 * SAMPLE_RATE_HZ)
+    later = []  # by channel: how many samples after the mix
+    for channel in channels:
+        match = [float(np.dot(mix[span], np.roll(channel, -shift)[span])) for shift in range(-15, 16)]
+        later.append(int(np.argmax(match)) - 15)
+    assert 0 in later, "the reference"
+    assert np.diff(later).tolist() == [3, 3, 3]
 
 
 def test_one_channel_passes_at_once() -> None:

@@ -46,6 +46,13 @@ def test_chunks_of_nothing_change_nothing() -> None:
     assert tuple(run(fresh(), real.speech(), [4_000, 0])) == at_once()
 
 
+def test_recogniser_of_the_mix_does_not_mind_the_channels() -> None:
+    pcm = real.short_speech()
+    one, two = fresh(), fresh()
+    assert one.step(pcm) + one.flush() == two.step(pcm, np.stack((pcm, -pcm))) + two.flush()
+    assert {result.voice for result in at_once()} == {0}
+
+
 def test_reset_equals_a_new_one() -> None:
     recogniser = fresh()
     recogniser.step(real.speech("two_cities", 3))

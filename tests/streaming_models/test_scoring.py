@@ -12,9 +12,13 @@ from streaming_models.scoring import (
     ErrorCount,
     ScoreError,
     SegLstRow,
+    align_clip,
     normalise,
+    overlap_ratio,
+    overlapped_spans,
     read_seglst,
     score_clip,
+    timed_words,
     total,
     write_seglst,
 )
@@ -90,6 +94,56 @@ def test_overlapped_speech_that_is_given_to_one_person_is_missed_speech() -> Non
     assert score.der.errors == pytest.approx(1.5)  # 0.5 s missed, 1 s under the wrong name
 
 
+def test_errors_lie_where_their_words_are_in_time() -> None:
+    # 1.5-2.0 s is overlapped: "everyone" (letters share the row's time) and "good".
+    heard = [
+        row("x", 0.0, 1.5, "hello there"),
+        row("y", 1.5, 3.0, "bad morning"),
+        row("x", 1.6, 1.7, "oh"),
+        row("x", 3.2, 4.0, "shall we begin"),
+    ]
+    score = score_clip(REFERENCE, heard)
+    assert score.overlapped == ErrorCount(2, 2)  # "everyone" heard as "oh", "good" as "bad"
+    assert score.alone == ErrorCount(1, 6)
+    assert score.orcwer == score.overlapped + score.alone
+
+
+def test_word_times_decide_where_a_word_lies_if_there_is_one_for_each() -> None:
+    early = SegLstRow(**REFERENCE[0], word_times=[(0.0, 0.2), (0.2, 0.4), (0.4, 0.6)])
+    assert score_clip([early, *REFERENCE[1:]], []).overlapped == ErrorCount(1, 1)
+    assert [(word.start_s, word.end_s) for word in timed_words([early])] == early["word_times"]
+    short = SegLstRow(**REFERENCE[0], word_times=[(0.0, 0.2)])
+    assert timed_words([short]) == timed_words(REFERENCE[:1])
+    assert timed_words(REFERENCE)[1].end_s == pytest.approx(2.0 * 10 / 18)
+
+
+def test_of_alignments_with_as_few_errors_the_one_closest_in_time_is_taken() -> None:
+    said = [row("A", 0.0, 1.0, "yes"), row("A", 10.0, 11.0, "yes"), row("A", 20.0, 21.0, "yes")]
+    (pair,) = [pair for pair in align_clip(said, [row("x", 10.2, 10.9, "yes")]).pairs if None not in pair]
+    assert pair[0] is not None
+    assert pair[0].row == 1
+
+
+def test_every_word_is_in_one_pair_and_the_pairs_that_differ_are_the_errors() -> None:
+    heard = [row("x", 0.0, 3.0, "hello everyone good good morning"), row("y", 3.0, 4.0, "shall start")]
+    alignment = align_clip(REFERENCE, heard)
+    assert sorted((w.row, w.place) for w, _ in alignment.pairs if w) == sorted(
+        (w.row, w.place) for w in timed_words(REFERENCE)
+    )
+    assert sorted((w.row, w.place) for _, w in alignment.pairs if w) == sorted(
+        (w.row, w.place) for w in timed_words(heard)
+    )
+    different = sum(a is None or b is None or a.text != b.text for a, b in alignment.pairs)
+    assert different == alignment.orcwer.errors == 3
+
+
+def test_people_overlap_where_two_of_them_talk_and_nobody_overlaps_themselves() -> None:
+    rows = [row("A", 0.0, 2.0, "a"), row("A", 1.0, 3.0, "b"), row("B", 2.5, 4.0, "c"), row("C", 4.0, 5.0, "d")]
+    assert overlapped_spans(rows) == [(2.5, 3.0)]
+    assert overlap_ratio(rows) == pytest.approx(0.1)
+    assert overlap_ratio([]) == 0
+
+
 def test_speech_after_the_end_of_the_clip_is_not_scored() -> None:
     late = [*REFERENCE, row("A", 4.0, 9.0, "")]
     assert score_clip(REFERENCE, late, duration_s=4.0).der.errors == 0
@@ -131,7 +185,7 @@ def test_too_many_labels_fall_back_to_the_greedy_bound_and_say_so() -> None:
     crowd = [row(f"s{index}", index, index + 1.0, "a b c d e f g h i j") for index in range(10)]
     score = score_clip(crowd, crowd)
     assert not score.orcwer_is_exact
-    assert score.orcwer.errors == 0
+    assert score.orcwer == score.overlapped + score.alone == ErrorCount(0, 100)
     assert not total([score_clip(REFERENCE, REFERENCE), score]).orcwer_is_exact
 
 
@@ -193,3 +247,7 @@ def test_measures_hold_their_bounds_for_any_rows(reference: list[SegLstRow], hyp
     assert score.cpwer.length == score.orcwer.length == score.tcpwer.length == spoken
     assert abs(spoken - written) <= score.cpwer.errors <= score.tcpwer.errors <= spoken + written
     assert score.orcwer.errors <= spoken + written
+    assert score.overlapped + score.alone == score.orcwer
+    assert sum(a is None or b is None or a.text != b.text for a, b in align_clip(reference, hypothesis).pairs) == (
+        score.orcwer.errors
+    )

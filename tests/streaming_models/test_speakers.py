@@ -372,6 +372,21 @@ def test_beyond_the_decided_audio_the_last_speaker_is_guessed() -> None:
     assert diarizer.speaker_at(decided + 80_000, decided + 88_000)[0] is None
 
 
+def test_activity_is_counted_as_far_as_it_was_decided() -> None:
+    diarizer = sp.Diarizer(tone_segment, one_voice, sp.SpeakerRegistry())
+    assert diarizer.activity_s(0, 16_000) == {}
+    diarizer.step(tone_audio("-AAA--AA"))
+    assert diarizer.final_until_sample == 0
+    decided_s = diarizer.decided_until_sample / 16_000
+    spoken_s = {"S1": 3.0 + decided_s - 6.0}
+    assert diarizer.activity_s(0, 20 * 16_000) == pytest.approx(spoken_s, abs=0.1)
+    assert diarizer.activity_s(24_000, 40_000) == pytest.approx({"S1": 1.0}, abs=0.03)
+    assert diarizer.activity_s(40_000, 24_000) == {}
+    diarizer.flush()
+    assert diarizer.final_until_sample >= diarizer.decided_until_sample
+    assert diarizer.activity_s(0, 20 * 16_000) == pytest.approx({"S1": 5.0}, abs=0.1)
+
+
 def test_an_hour_of_audio_keeps_bounded_memory() -> None:
     diarizer = sp.Diarizer(tone_segment, one_voice, sp.SpeakerRegistry())
     for _ in range(10):

@@ -28,14 +28,6 @@ def test_first_counts_from_the_first_message_that_shows_the_place() -> None:
     assert meter.final_ms == [1000, 1100]
 
 
-def test_with_same_text_it_counts_from_when_the_word_read_as_it_finally_did() -> None:
-    meter = LatencyMeter(same_text=True)
-    meter.take(partial(0, word("wan", 1000)), 1300)
-    meter.take(partial(0, word("one", 1000)), 1600)
-    meter.take(final(0, word("One,", 1000)), 2000)
-    assert meter.first_ms == [600]
-
-
 def test_word_never_shown_before_counts_as_first_shown_when_final() -> None:
     meter = LatencyMeter()
     meter.take(final(0, word("a", 100)), 700)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.media import MediaError
 from client.sdk import ServerUnreachable
 from server.commands.streaming import new_session_id, server_at, stream_file
-from server.protocol import SESSION_ID
+from server.protocol import SESSION_ID, AnyServerMessage, Levels
 
 
 @given(st.text(max_size=100))
@@ -52,6 +52,19 @@ async def test_silence_ends_without_words_and_without_notes(server_url: str, tmp
     streamed = await stream_file(server_url, tmp_path / "a.wav")
     assert streamed.transcript.rows("s") == []
     assert streamed.audio_s == 2.0
+
+
+async def test_only_the_first_channels_are_sent_when_so_many_are_asked_for(server_url: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((16_000, 3), np.int16), 16_000)
+    seen: list[int] = []
+
+    def levels(message: AnyServerMessage, _: float) -> None:
+        if isinstance(message, Levels):
+            seen.append(len(message.levels_db))
+
+    for asked, sent in ((2, 2), (8, 3), (None, 3)):
+        streamed = await stream_file(server_url, tmp_path / "a.wav", channels=asked, on_message=levels)
+        assert (streamed.channels, seen.pop()) == (sent, sent)
 
 
 async def test_file_that_cannot_be_read_is_an_error_before_the_server_is_asked(tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ class Script:
     def final(self, turn: int, text: str, start_ms: int, speaker: str = "S1", *, ended: bool = False) -> Message:
         return self.durable("final", turn=turn, turn_ended=ended, words=self.words(text, start_ms, speaker, final=True))
 
+    def revision(self, turn: int, text: str, start_ms: int, speaker: str = "S1") -> Message:
+        return self.durable("revision", turn=turn, words=self.words(text, start_ms, speaker, final=True))
+
     def partial(self, turn: int, text: str, start_ms: int, speaker: str = "S1") -> Message:
         words = self.words(text, start_ms, speaker, final=False)
         return {"type": "partial", "seq": self.seq, "session_id": "s", "audio_ms": 0, "turn": turn, "words": words}
@@ -198,6 +201,79 @@ def test_two_people_at_once_are_two_lines_in_one_panel(page: Page, script: Scrip
     assert lines(page) == ["Speaker 1: I was going to say that", "Speaker 2: no wait"]
     assert page.locator(".speech.with-next").count() == 1
     assert page.locator(".speech.with-previous").count() == 1
+
+
+def test_two_open_turns_are_two_open_lines_that_grow_side_by_side(page: Page, script: Script) -> None:
+    hear(page, script.partial(0, "I was", 0), script.partial(1, "no", 400, "S2"))
+    assert page.locator("li.speech.open").count() == 2
+    hear(
+        page,
+        script.final(0, "I was going", 0),
+        script.partial(0, "to say", 900),
+        script.final(1, "no", 400, "S2"),
+        script.partial(1, "wait a moment", 700, "S2"),
+    )
+    assert lines(page) == ["Speaker 1: I was going to say", "Speaker 2: no wait a moment"]
+    assert page.locator("li.speech.open").count() == 2
+    assert page.locator("li.open.with-next + li.open.with-previous").count() == 1
+    assert page.locator("li.open .word.tail").count() == 5
+    hear(page, script.final(1, "wait.", 700, "S2", ended=True), script.partial(0, "to say that", 900))
+    assert lines(page) == ["Speaker 1: I was going to say that", "Speaker 2: no wait."]
+    assert page.locator("li.speech.open").count() == 1
+
+
+def test_a_revision_takes_the_place_of_the_words_of_its_turn(page: Page, script: Script) -> None:
+    said = [script.final(0, "we should by gin", 0, ended=True), script.final(1, "yes", 2000, "S2", ended=True)]
+    revision = script.revision(0, "We should begin.", 0)
+    hear(page, script.session(), *said)
+    page.evaluate("for (const w of document.querySelectorAll('.word')) w.seen = true")
+    told = hear(page, revision, revision)
+    assert lines(page) == ["Speaker 1: We should begin.", "Speaker 2: yes"]
+    assert [text.strip() for text in page.locator(".word").all_inner_texts()] == ["We", "should", "begin.", "yes"]
+    assert page.evaluate("[...document.querySelectorAll('.word')].every((w) => w.seen)")
+    assert told == [], "what was read out is not read out again"
+    assert page.locator(".open").count() == 0
+
+
+def test_words_of_a_revision_are_corrected_and_dropped_ones_are_forgotten(page: Page, script: Script) -> None:
+    hear(page, script.final(0, "by gin", 0, "S1", ended=True), script.revision(0, "Begin now", 0))
+    hear(page, script.durable("speaker", first_word_id=0, last_word_id=1, speaker="S9"))
+    assert lines(page) == ["Speaker 1: Begin now"]
+    hear(page, script.durable("speaker", first_word_id=3, last_word_id=3, speaker="S2"))
+    assert lines(page) == ["Speaker 1: Begin / Speaker 2: now"]
+    assert page.evaluate("t.captions.speakers()") == ["S1", "S2"]
+
+
+def test_a_revision_keeps_the_places_of_a_turn_that_went_on_below_another(page: Page, script: Script) -> None:
+    hear(
+        page,
+        script.final(0, "One think.", 0),
+        script.final(1, "Yes.", 600, "S2", ended=True),
+        script.final(0, "And an other.", 2000, ended=True),
+    )
+    change = script.revision(0, "One thing. And another.", 0)
+    for word, at_ms in zip(change["words"], (0, 300, 2000, 2300), strict=True):
+        word |= {"start_ms": at_ms, "end_ms": at_ms + 300}
+    hear(page, change)
+    assert lines(page) == ["Speaker 1: One thing.", "Speaker 2: Yes.", "Speaker 1: And another."]
+
+
+def test_a_line_that_a_revision_leaves_empty_goes(page: Page, script: Script) -> None:
+    hear(
+        page,
+        script.final(0, "One thing.", 0),
+        script.final(1, "Yes.", 600, "S2", ended=True),
+        script.final(0, "Uh.", 2000, ended=True),
+        script.revision(0, "One thing.", 0),
+    )
+    assert lines(page) == ["Speaker 1: One thing.", "Speaker 2: Yes."]
+    assert page.locator("li.speech").count() == 2
+
+
+def test_a_revision_of_a_turn_never_seen_is_a_line(page: Page, script: Script) -> None:
+    hear(page, script.session(), script.revision(4, "Begin now.", 0))
+    assert lines(page) == ["Speaker 1: Begin now."]
+    assert page.locator(".open").count() == 0
 
 
 def test_people_after_each_other_are_not_marked_as_at_once(page: Page, script: Script) -> None:

@@ -22,6 +22,12 @@ from onnx_export.graph import open_graph
 FloatArray = NDArray[np.float32]
 
 LEVELS = 255
+WEIGHT_LEVELS = 63
+"""Largest value of a weight."""
+SHARES = [float(share) for share in np.arange(1.0, 0.2, -0.05)]
+"""Of an end of the range that was seen."""
+KEPT_EVERY = 5
+"""One row in so many is kept to choose among these."""
 DAMPING = 0.01
 """Of an input's second moments, as a share of their mean: what speech did not show is not taken for certain."""
 
@@ -48,14 +54,13 @@ class Rounding:
     moments: FloatArray | None = None
 
 
-def byte_matrix(weight: FloatArray, bits: int, moments: FloatArray | None = None) -> ByteMatrix:
-    """A matrix (K, N) in int8, of which `bits` are used; scales are such that float16 holds them.
+def byte_matrix(weight: FloatArray, moments: FloatArray | None = None) -> ByteMatrix:
+    """A matrix (K, N) in 7 bits; its scales are such that float16 holds them.
 
     With the moments of its input, what one row's rounding spoils is made good by the rows after it (GPTQ, 2210.17323):
     the error of the product falls by a third against rounding each value by itself.
     """
-    top = 2 ** (bits - 1) - 1
-    scale = np.maximum(np.abs(weight).max(0), 1e-5) / top
+    scale = np.maximum(np.abs(weight).max(0), 1e-5) / WEIGHT_LEVELS
     scale = np.nextafter(scale.astype(np.float16), np.float16(np.inf)).astype(np.float32)
     if moments is None:
         return ByteMatrix(np.round(weight / scale).astype(np.int8), scale)
@@ -66,7 +71,7 @@ def byte_matrix(weight: FloatArray, bits: int, moments: FloatArray | None = None
     rest = weight[order].astype(np.float64)
     values = np.zeros(weight.shape, np.int8)
     for row, place in enumerate(order):
-        rounded = np.clip(np.round(rest[row] / scale), -top, top)
+        rounded = np.clip(np.round(rest[row] / scale), -WEIGHT_LEVELS, WEIGHT_LEVELS)
         values[place] = rounded
         rest[row + 1 :] -= np.outer(spread[row, row + 1 :], (rest[row] - rounded * scale) / spread[row, row])
     return ByteMatrix(values, scale)
@@ -84,40 +89,54 @@ def evening(largest: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 class Seen:
-    """What an activation was on speech: its columns' ends and mean products."""
+    """What an activation was on speech: its columns' ends and mean products, and some of its rows."""
 
     def __init__(self) -> None:
-        self._rows = 0
-        self._low: FloatArray | None = None
-        self._high: FloatArray | None = None
-        self._moments: FloatArray | None = None
+        self._count = 0
+        self._low, self._high = np.float32(np.inf), np.float32(-np.inf)
+        self._products: FloatArray | float = 0.0
+        self._rows: list[FloatArray] = []
 
     def add(self, values: FloatArray) -> None:
         """Take (N, K) into account."""
-        low, high, products = values.min(0), values.max(0), values.T @ values
-        if self._low is None or self._high is None or self._moments is None:
-            self._low, self._high, self._moments = low, high, products
-        else:
-            self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-            self._moments = self._moments + products
-        self._rows += len(values)
+        self._low, self._high = np.minimum(self._low, values.min(0)), np.maximum(self._high, values.max(0))
+        self._products = self._products + values.T @ values
+        self._rows.append(values[::KEPT_EVERY].copy())
+        self._count += len(values)
 
-    def rounding(self, weights: FloatArray | None) -> Rounding:
-        """Levels for all that was seen: to cut off outliers lowers the mean error and costs more than it gains.
+    def rounding(self, weights: FloatArray | None, cut: bool = False) -> Rounding:
+        """Levels for what was seen.
 
         Args:
             weights: (K, M) that the activation meets, if it may be divided.
+            cut: leave out the ends of the range where that lowers the mean square error; else all of it is covered.
 
         Raises:
             ValueError: nothing was seen.
         """
-        if self._low is None or self._high is None or self._moments is None:
+        if not self._count:
             raise ValueError("expected values of the activation: run the graph on speech first")
         divisor = None if weights is None else evening(np.maximum(-self._low, self._high), weights)
         even = np.ones_like(self._low) if divisor is None else divisor
-        low, high = min(float((self._low / even).min()), 0.0), max(float((self._high / even).max()), 1e-6)
-        step = (high - low) / LEVELS
-        return Rounding(step, round(-low / step), divisor, self._moments / self._rows / np.outer(even, even))
+        ends = [min(float((self._low / even).min()), 0.0), max(float((self._high / even).max()), 1e-6)]
+        if cut:
+            values = np.concatenate(self._rows) / even
+            for side in (1, 0):
+                choices = [[*ends[:side], ends[side] * share, *ends[side + 1 :]] for share in SHARES]
+                ends = min(choices, key=lambda pair: _loss(values, *_levels(*pair)))
+        moments = self._products / (self._count * np.outer(even, even))
+        return Rounding(*_levels(*ends), divisor, moments.astype(np.float32))
+
+
+def _levels(low: float, high: float) -> tuple[float, int]:
+    """Step and zero point."""
+    step = (high - low) / LEVELS
+    return step, round(-low / step)
+
+
+def _loss(values: FloatArray, step: float, zero: int) -> float:
+    back = (np.clip(np.round(values / step) + zero, 0, LEVELS) - zero) * step
+    return float(np.square(back - values).mean())
 
 
 class Tapped:
@@ -143,13 +162,14 @@ class Tapped:
                 seen.add(outputs[name].reshape(-1, outputs[name].shape[-1]))
         return {name: outputs[name] for name in self._own}
 
-    def roundings(self, even: Callable[[str], FloatArray | None]) -> dict[str, Rounding]:
+    def roundings(self, even: Callable[[str], FloatArray | None], cut: bool = False) -> dict[str, Rounding]:
         """How to round each activation.
 
         Args:
             even: the weights (K, M) that an activation meets if it may be divided; else None.
+            cut: see `Seen.rounding`.
 
         Raises:
             ValueError: nothing was looked at.
         """
-        return {name: seen.rounding(even(name)) for name, seen in self._seen.items()}
+        return {name: seen.rounding(even(name), cut) for name, seen in self._seen.items()}

@@ -139,5 +139,7 @@ def measured_decoder(
     seen = Seen()
     for frames in hidden:
         seen.add(frames)
-    found = tapped.roundings(even) | {HIDDEN: seen.rounding(even(HIDDEN))}
+    # Outliers of the first token, to which all others attend a little, would take most of the levels: measured on
+    # 566 words, 7 change with the range cut and 17 with the whole. In the encoder it is the other way round.
+    found = tapped.roundings(even, cut=True) | {HIDDEN: seen.rounding(even(HIDDEN))}
     return found, list(zip(windows, rows, strict=True))

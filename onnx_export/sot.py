@@ -48,8 +48,11 @@ FFT_SIZE, FFT_OFFSET, BANDS, BINS_PER_BAND, SILENT = 512, 192, 64, 2, 1e-7
 """As in `streaming_models.nets.spatial`."""
 SMALL = 4_096
 """Weights of fewer values stay float32 in the file."""
-BLOCK = 96
-"""Weights that run in float32 are stored in bytes with one scale for so many rows of a column."""
+BLOCK, FINE_BLOCK = 96, 32
+"""Weights that run in float32 are stored in bytes with one scale for so many rows of a column.
+
+Fine for the third convolution: it meets the largest differences between channels.
+"""
 _ELEMENTS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
@@ -102,47 +105,40 @@ class EncoderGraph(Graph):
 
     def linear(self, x: str, name: str, output: str, bias: str = "") -> str:
         """(..., K) -> (..., N)."""
-        if x in self._roundings:
-            return self._byte_product(self._round(x), name, output, bias)
-        product = self.node("MatMul", [x, self.stored(name)], f"{output}.product" if bias else output)
-        return self.node("Add", [product, self.weight(bias)], output) if bias else product
-
-    def _round(self, x: str) -> list[str]:
-        """Value, scale and zero point of an activation in bytes."""
+        rounding = self._roundings.get(x)
+        if rounding is None:
+            product = self.node("MatMul", [x, self.stored(name)], f"{output}.product" if bias else output)
+            return self.node("Add", [product, self.weight(bias)], output) if bias else product
         if x not in self._rounded:
-            scale = self.constant(f"{x}.scale", np.array(self._roundings[x].scale, np.float32))
-            zero = self.constant(f"{x}.zero", np.array(self._roundings[x].zero, np.uint8))
+            scale = self.constant(f"{x}.scale", np.array(rounding.scale, np.float32))
+            zero = self.constant(f"{x}.zero", np.array(rounding.zero, np.uint8))
             self._rounded[x] = [self.node("QuantizeLinear", [x, scale, zero], f"{x}.q"), scale, zero]
-        return self._rounded[x]
-
-    def _byte_product(self, x: list[str], name: str, output: str, bias: str) -> str:
+        rounded, scale, zero = self._rounded[x]
         weight = self.matrix(name)
-        divisor = next((r.divisor for a, r in self._roundings.items() if name in even_matrices(a)), None)
-        matrix = byte_matrix(weight if divisor is None else weight * divisor[:, None], bits=7)
+        if rounding.divisor is not None:
+            weight = weight * rounding.divisor[:, None]
+        matrix = byte_matrix(weight, rounding.moments)
         values = self.constant(f"{name}.q", matrix.values)
-        half = self.constant(f"{name}.scale.half", matrix.scale.astype(np.float16))
-        scale = self.node("Cast", [half], f"{name}.scale", to=TensorProto.FLOAT)
-        inputs = [x[0], values, x[1], scale, x[2], "", *([self.weight(bias)] if bias else [])]
+        columns = self._expanded(f"{name}.scale", matrix.scale.astype(np.float16))
+        inputs = [rounded, values, scale, columns, zero, "", *([self.weight(bias)] if bias else [])]
         return self.node("MatMulIntegerToFloat", inputs, output, MICROSOFT)
 
     def stored(self, name: str) -> str:
         """A float32 matrix; ORT expands it at load from the bytes or halves of a small file."""
         matrix = self.matrix(name)
+        block = FINE_BLOCK if name == "conv3" else BLOCK
         if not self._small or matrix.size < SMALL:
             return self.constant(name, matrix)
-        if len(matrix) % BLOCK:
-            return self._expanded(name, matrix.astype(np.float16), name)
-        blocks = matrix.reshape(-1, BLOCK, matrix.shape[1])
-        scale = (np.abs(blocks).max(1, keepdims=True) / 127).astype(np.float16)
-        values = np.round(blocks / np.maximum(scale.astype(np.float32), 1e-7)).clip(-127, 127).astype(np.int8)
-        parts = [
-            self._expanded(f"{name}.{kind}", part, f"{name}.{kind}")
-            for kind, part in (("bytes", values), ("scale", scale))
-        ]
+        if len(matrix) % block:
+            return self._expanded(name, matrix.astype(np.float16))
+        blocks = matrix.reshape(-1, block, matrix.shape[1])
+        scale = np.maximum(np.abs(blocks).max(1, keepdims=True) / 127, 1e-7).astype(np.float16)
+        values = np.round(blocks / scale.astype(np.float32)).clip(-127, 127).astype(np.int8)
+        parts = [self._expanded(f"{name}.bytes", values), self._expanded(f"{name}.scale", scale)]
         return self.node("Reshape", [self.node("Mul", parts, f"{name}.blocks"), self.ints(*matrix.shape)], name)
 
-    def _expanded(self, name: str, value: NDArray[np.generic], output: str) -> str:
-        return self.node("Cast", [self.constant(f"{name}.stored", value)], output, to=TensorProto.FLOAT)
+    def _expanded(self, name: str, value: NDArray[np.generic]) -> str:
+        return self.node("Cast", [self.constant(f"{name}.stored", value)], name, to=TensorProto.FLOAT)
 
     def norm(self, x: str, weight: str, output: str) -> str:
         """Layer norm over the last axis."""
@@ -239,9 +235,11 @@ class EncoderGraph(Graph):
         known = self.node("Unsqueeze", ["processed_frames", self.ints(1)], "processed_frames.row")
         real = self.node("GreaterOrEqual", [known, self.constant("needed_frames", needed)], "seen")
         self.node("Cast", [real], "seen.mask", to=TensorProto.INT32)
-        angles = np.outer(np.arange(SEEN_FRAMES), 10_000.0 ** -(np.arange(0, ROTARY_SIZE, 2) / ROTARY_SIZE))
-        self.constant("rotary.cos", np.cos(angles).astype(np.float32))
-        self.constant("rotary.sin", np.sin(angles).astype(np.float32))
+        exponents = 10_000.0 ** -(np.arange(0, ROTARY_SIZE, 2) / ROTARY_SIZE)
+        places = self.constant("rotary.places", np.arange(SEEN_FRAMES, dtype=np.float32)[:, None])
+        angle = self.node("Mul", [places, self.constant("rotary.pace", exponents.astype(np.float32))], "rotary.angle")
+        for op in ("Cos", "Sin"):
+            self.node(op, [angle], f"rotary.{op}")
 
     def _layer(self, h: str, k: int) -> str:
         """(B, CHUNK_FRAMES, WIDTH) -> the same; leaves the chunk's keys and values in layers.{k}.key and .value."""
@@ -272,7 +270,7 @@ class EncoderGraph(Graph):
         """Rotary embedding of (B, T, WIDTH) from position `first` on."""
         return self.node(
             "RotaryEmbedding",
-            [x, self.ints(first), "rotary.cos", "rotary.sin"],
+            [x, self.ints(first), "rotary.Cos", "rotary.Sin"],
             f"{x}.turned",
             MICROSOFT,
             interleaved=1,

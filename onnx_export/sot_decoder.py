@@ -60,7 +60,7 @@ class Tuned:
             if ".cross." in name:
                 divisor = next((r.divisor for a, r in roundings.items() if name in tuned_matrices_of(a)), None)
                 even = 1.0 if divisor is None else divisor[:, None]
-                matrices[name] = byte_matrix(np.asarray(weight, np.float32) * even, bits=7)
+                matrices[name] = byte_matrix(np.asarray(weight, np.float32) * even)
         vectors = {name: np.asarray(w, np.float32) for name, w in weights.items() if ".cross." not in name}
         return cls(matrices, vectors, roundings)
 

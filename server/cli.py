@@ -7,7 +7,7 @@ import importlib
 import sys
 from importlib.metadata import version
 
-COMMANDS = ("serve", "transcribe", "mic", "watch", "evaluate", "bench")
+COMMANDS = ("serve", "transcribe", "mic", "watch", "evaluate", "bench", "train", "export-model")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"crosstalk {version('crosstalk-captions')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"server.commands.{name}").add_parser(subparsers)
+        importlib.import_module(f"server.commands.{name.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

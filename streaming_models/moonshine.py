@@ -32,8 +32,8 @@ MAX_TOKENS_PER_S = 7.0
 ALIGNMENT_HEADS: tuple[tuple[int, int], ...] = ((3, 5), (3, 6), (3, 7), (4, 7), (5, 3), (5, 4), (5, 6), (5, 7))
 """(layer, head) pairs whose cross-attention follows the speech: those nearest to AMI's word times (dev clips)."""
 
-UNREAD_FRAMES = 30
-"""Speech that may be left when the decoder ends: 0.7 s; it takes short answers and noise for nothing."""
+UNREAD_FRAMES = 42
+"""Speech that may be left when the decoder ends: 1 s; it takes short answers and noise for nothing."""
 END_RELUCTANCE = 4.0
 """Taken from the end's logit while more is unread."""
 

@@ -228,8 +228,9 @@ class SotRecogniser:
             row = slot.row
             decoder = _SlotDecoder(self._graphs, window.hidden, number)
             known_to = row.end_frame(window.start_sample)
-            # The second slot may well be silent while the first one's talker speaks.
-            spoken = 0 if number else (min(self._spoken_to, end) - window.start_sample) // FRAME_SAMPLES
+            # Where two talk, what one slot leaves unread may be the other's.
+            alone = not number and not self._overlap(window, row.committed_to).any()
+            spoken = (min(self._spoken_to, end) - window.start_sample) // FRAME_SAMPLES if alone else 0
             reading = read_hidden(decoder, frames, frames * FRAME_SAMPLES, row.tokens, row.guess, known_to, spoken)
             words = row.words_of(reading, self._table, window.start_sample, end)
             # The encoder still remembers what was said when all is silent: the decoder repeats it into the silence.

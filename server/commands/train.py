@@ -39,7 +39,10 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument("--rooms", type=int, default=160, help="rooms to simulate")
     prepare.add_argument("--seed", type=int, default=1, help="decides the rooms")
     prepare.set_defaults(run=run_prepare)
-    training = actions.add_parser("run", help="train; all arguments go to streaming_models.train", add_help=False)
+    # No character marks an option here: all of them are the training's own.
+    training = actions.add_parser(
+        "run", help="train; all arguments go to streaming_models.train", add_help=False, prefix_chars="\0"
+    )
     training.add_argument("arguments", nargs=argparse.REMAINDER)
     training.set_defaults(run=run_training)
 

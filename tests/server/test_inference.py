@@ -14,7 +14,7 @@ import pytest
 import streaming_models
 from server.inference import SYSTEMS, Silero, SileroGraph, SotGraphs, load_models, load_systems, moonshine_assets
 from streaming_models.contract import CHUNK_FRAMES, CHUNK_INPUT_SAMPLES, ContractError, start_state
-from streaming_models.moonshine import FRAME_SAMPLES
+from streaming_models.moonshine import FRAME_SAMPLES, FloatArray
 from streaming_models.tokens import START_ID
 from tests import real
 
@@ -100,7 +100,7 @@ def sot() -> SotGraphs:
     return SotGraphs(moonshine_assets(), WEIGHTS)
 
 
-def chunk(at: int = 0, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def chunk(at: int = 0, channels: int = 1) -> tuple[FloatArray, FloatArray]:
     pcm = real.speech(seconds=6.0)
     rows = np.stack([pcm[at + 5 * k : at + 5 * k + CHUNK_INPUT_SAMPLES] for k in range(channels)])
     return rows.mean(0, dtype=np.float32), rows

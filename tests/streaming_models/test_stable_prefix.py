@@ -125,7 +125,7 @@ def test_end_commits_all_but_an_unlikely_word_alone() -> None:
         prefix = StablePrefix(0)
         prefix.pending = words
         assert texts(prefix.finish(0.5)) == kept
-        assert prefix.pending == ()
+        assert not prefix.pending
     prefix = StablePrefix(0)
     prefix.pending = (read("well", 0, 9), read("uh", 9, 20, 0.1))
     prefix.commit(1)

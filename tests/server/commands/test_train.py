@@ -14,7 +14,6 @@ from streaming_models.data.speech_bank import SpeechBank
 from streaming_models.data.windows import RoomBank
 from tests import real
 
-
 SAID = "IT WAS THE BEST OF TIMES IT WAS THE WORST OF TIMES IT WAS THE AGE OF WISDOM IT WAS THE AGE OF"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterable
 from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from streaming_models.contract import HEAD_SIZE, HEADS, LAYERS, check_decoder, c
 from streaming_models.moonshine import Caches, FloatArray, Moonshine
 from streaming_models.polish import FullContext
 from streaming_models.recogniser import WindowedRecogniser
+from streaming_models.search import HotwordBias
 from streaming_models.sot_recogniser import SotRecogniser
 from streaming_models.tokens import TokenTable
 
@@ -293,17 +295,33 @@ class Loader:
         """
         if system not in SYSTEMS:
             raise ValueError(f"expected a system among {SYSTEMS}, got {system!r}")
+        return self._favouring(system, ())
+
+    def _favouring(self, system: str, vocabulary: tuple[str, ...]) -> Models:
         voices, moonshine = self._voices, self._moonshine
+        bias = HotwordBias(spellings(vocabulary, moonshine.table)) if vocabulary else None
+        again = partial(self._favouring, system)
         if system == "moonshine":
-            windowed = partial(WindowedRecogniser, moonshine)
-            return Models(lambda: windowed(Silero(self._silero)), voices.segment, voices.embed)
+            windowed = partial(WindowedRecogniser, moonshine, bias=bias)
+            return Models(lambda: windowed(Silero(self._silero)), voices.segment, voices.embed, favouring=again)
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(
-            lambda: SotRecogniser(graphs, graphs.table, Silero(self._silero)),
+            lambda: SotRecogniser(graphs, graphs.table, Silero(self._silero), bias=bias),
             voices.segment,
             voices.embed,
-            FullContext(moonshine),
+            FullContext(moonshine, bias),
+            again,
         )
+
+
+def spellings(phrases: Iterable[str], table: TokenTable) -> list[tuple[int, ...]]:
+    """Names and terms as rows of tokens: as written, and with a capital as at the beginning of a sentence."""
+    found: dict[tuple[int, ...], None] = {}
+    for phrase in phrases:
+        words = phrase.split()
+        for variant in (words, [words[0][:1].upper() + words[0][1:], *words[1:]]) if words else ():
+            found[tuple(token for word in variant for token in table.encode_word(word))] = None
+    return list(found)
 
 
 def load_models(system: str) -> Models:

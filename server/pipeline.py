@@ -57,13 +57,15 @@ MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
 class Models:
     """What the line needs of `inference.py`, as callables: nothing here knows ONNX Runtime.
 
-    `polish` reads ended turns a second time; None: the live text stands.
+    `polish` reads ended turns a second time; None: the live text stands. `favouring` gives the same models with names
+    and terms that they are to favour; None: they cannot.
     """
 
     recogniser: Callable[[], Recogniser]
     segment: Segment
     embed: Embed
     polish: Reader | None = None
+    favouring: Callable[[tuple[str, ...]], Models] | None = None
 
 
 @dataclass

@@ -429,7 +429,10 @@ class SessionManager:
         self._starting.add(session_id)
         try:
             await self._claim(session_id, start, system)
-            pipeline = Pipeline(start.audio, self._models[system])
+            models = self._models[system]
+            if start.vocabulary and models.favouring is not None:
+                models = await asyncio.to_thread(models.favouring, start.vocabulary)
+            pipeline = Pipeline(start.audio, models)
             session = MeetingSession(
                 session_id,
                 replace(start, session_id=session_id, system=system),

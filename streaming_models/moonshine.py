@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming_models.alignment import token_ends
+from streaming_models.search import HotwordBias
 from streaming_models.tokens import END_ID, START_ID, TokenTable
 
 FloatArray = NDArray[np.float32]
@@ -98,7 +99,12 @@ class Moonshine:
         self.table = table
 
     def read(
-        self, samples: FloatArray, prefix: tuple[int, ...] = (), guess: tuple[int, ...] = (), prefix_end_frame: int = 0
+        self,
+        samples: FloatArray,
+        prefix: tuple[int, ...] = (),
+        guess: tuple[int, ...] = (),
+        prefix_end_frame: int = 0,
+        bias: HotwordBias | None = None,
     ) -> Reading:
         """Read a window.
 
@@ -107,6 +113,7 @@ class Moonshine:
             prefix: tokens that the text must begin with (already committed).
             guess: tokens that probably follow them; meant to change the cost, not the result (see the module).
             prefix_end_frame: where the prefix's speech ends; what follows is not looked for before it.
+            bias: names and terms to be favoured.
 
         Returns:
             The whole row of tokens, prefix included; the prefix's own bounds are all `prefix_end_frame`.
@@ -115,7 +122,7 @@ class Moonshine:
             samples = np.pad(samples, (0, MIN_WINDOW_SAMPLES - len(samples)))
         hidden = self._graphs.encode(samples)
         decoder = _MoonshineWindow(self._graphs, hidden, len(samples))
-        return read_hidden(decoder, len(hidden), len(samples), prefix, guess, prefix_end_frame)
+        return read_hidden(decoder, len(hidden), len(samples), prefix, guess, prefix_end_frame, bias=bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +150,7 @@ def read_hidden(
     prefix_end_frame: int = 0,
     speech_end_frame: int = 0,
     stop_at_echo: bool = False,
+    bias: HotwordBias | None = None,
 ) -> Reading:
     """Read a window that is already encoded.
 
@@ -157,6 +165,7 @@ def read_hidden(
         stop_at_echo: the text also ends where the decoder begins to repeat what it has heard: where two tokens in a
             row stand at places at which the same two were read before. A causal encoder hides from the decoder that
             nothing more will come, and so it tends to say the last words again (measured: a tenth of all words).
+        bias: names and terms to be favoured. It chooses between words, never between a word and the end.
 
     Returns:
         See `Moonshine.read`.
@@ -166,8 +175,10 @@ def read_hidden(
     row = [START_ID, *prefix, *guess]
     # Row r of the logits predicts the token after row[len(prefix) + r].
     logits, caches, attention = decoder.read_prefix(row, len(prefix))
+    favour = _Favour(bias, prefix)
     agreed = 0
-    while agreed < len(guess) and int(logits[agreed].argmax()) == guess[agreed]:
+    while agreed < len(guess) and favour.best(logits[agreed]) == guess[agreed]:
+        favour.follow(guess[agreed])
         agreed += 1
     tokens = [*prefix, *guess[:agreed]]
     confidence = [1.0] * len(prefix) + [_probability(logits[i], guess[i]) for i in range(agreed)]
@@ -180,14 +191,14 @@ def read_hidden(
     checked = range(len(prefix) + 1, len(tokens) + 1) if stop_at_echo else range(0)
     echo = next((k for k in checked if _ends_in_echo(tokens[:k], places)), None)
     while len(tokens) < limit and echo is None:
-        token = int(latest.argmax())
+        token = favour.best(latest)
         if token == END_ID:
             reached = places[len(tokens) - 1] if len(tokens) > len(prefix) else prefix_end_frame
             if speech_end_frame - reached <= UNREAD_FRAMES:
                 break
             latest = latest.copy()
             latest[END_ID] -= END_RELUCTANCE
-            token = int(latest.argmax())
+            token = favour.best(latest)
             if token == END_ID:
                 break
         if size := _loop_size([*tokens, token]):
@@ -196,6 +207,7 @@ def read_hidden(
             tokens, confidence = tokens[:end], confidence[:end]
             break
         tokens.append(token)
+        favour.follow(token)
         confidence.append(_probability(latest, token))
         latest, caches, attention = decoder.add_token(token, caches)
         rows.append(_chosen(attention))
@@ -212,6 +224,30 @@ def read_hidden(
     bounds = token_ends(np.concatenate(rows, axis=1)[:, : fresh + 1, first:]) + first
     all_bounds = (first,) * len(prefix) + tuple(int(b) for b in bounds[: fresh + 1])
     return Reading(tuple(tokens), tuple(confidence), all_bounds)
+
+
+class _Favour:
+    """The next token of a row, with phrases favoured along what is written."""
+
+    def __init__(self, bias: HotwordBias | None, tokens: tuple[int, ...]) -> None:
+        self._bias = bias
+        self._node = 0
+        for token in tokens:
+            self.follow(token)
+
+    def follow(self, token: int) -> None:
+        if self._bias is not None:
+            self._node = self._bias.follow(self._node, token)
+
+    def best(self, logits: FloatArray) -> int:
+        """(V,) -> the likeliest token."""
+        token = int(logits.argmax())
+        if self._bias is None or token == END_ID:
+            return token
+        tokens, bonus = self._bias.bonuses(self._node)
+        scores = logits[tokens] + bonus
+        likeliest = int(scores.argmax()) if len(scores) else 0
+        return int(tokens[likeliest]) if len(scores) and scores[likeliest] > logits[token] else token
 
 
 def _chosen(attention: FloatArray) -> FloatArray:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streaming_models.moonshine import Moonshine
 from streaming_models.recogniser import Word
+from streaming_models.search import HotwordBias
 from streaming_models.stable_prefix import StablePrefix, words_in
 from streaming_models.voices import VoiceWords
 
@@ -107,12 +108,14 @@ class Polisher:
 class FullContext:
     """A `Reader`: Moonshine over the whole audio at once."""
 
-    def __init__(self, moonshine: Moonshine) -> None:
+    def __init__(self, moonshine: Moonshine, bias: HotwordBias | None = None) -> None:
+        """Args: bias: names and terms to be favoured."""
         self._moonshine = moonshine
+        self._bias = bias
 
     def __call__(self, samples: FloatArray) -> Sequence[Word]:
         """See `Reader`."""
-        reading = self._moonshine.read(samples)
+        reading = self._moonshine.read(samples, bias=self._bias)
         return words_in(StablePrefix(0).words_of(reading, self._moonshine.table, 0, len(samples)))
 
 

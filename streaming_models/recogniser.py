@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streaming_models.endpoint import VAD_FRAME_SAMPLES, SpeechActivity, SpeechModel
 from streaming_models.moonshine import SAMPLE_RATE_HZ, Moonshine
+from streaming_models.search import HotwordBias
 from streaming_models.stable_prefix import CommitRule, ReadWord, StablePrefix, widest_pause, words_in
 from streaming_models.stable_prefix import Word as Word  # part of this contract
 
@@ -95,8 +96,15 @@ class WindowedRecogniser:
     and it ends `hold_samples` before the window does; or when the utterance ends.
     """
 
-    def __init__(self, moonshine: Moonshine, speech_model: SpeechModel, settings: WindowSettings | None = None) -> None:
+    def __init__(
+        self,
+        moonshine: Moonshine,
+        speech_model: SpeechModel,
+        settings: WindowSettings | None = None,
+        bias: HotwordBias | None = None,
+    ) -> None:
         self._moonshine = moonshine
+        self._bias = bias
         self._activity = SpeechActivity(speech_model)
         self._settings = settings or WindowSettings()
         self._start()
@@ -179,7 +187,7 @@ class WindowedRecogniser:
         """Read the window; the words after the committed ones."""
         window_start = self._clock - len(self._audio)
         row = self._row
-        reading = self._moonshine.read(self._audio, row.tokens, row.guess, row.end_frame(window_start))
+        reading = self._moonshine.read(self._audio, row.tokens, row.guess, row.end_frame(window_start), self._bias)
         self._spoken_since_read = False
         self._read_at = self._clock + self._settings.read_every_samples
         return row.words_of(reading, self._moonshine.table, window_start, self._clock)

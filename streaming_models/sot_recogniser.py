@@ -21,6 +21,7 @@ from streaming_models.contract import FRAME_SAMPLES, LEFT_FRAMES, SAMPLE_RATE_HZ
 from streaming_models.endpoint import VAD_FRAME_SAMPLES, SpeechActivity, SpeechModel
 from streaming_models.moonshine import Caches, read_hidden
 from streaming_models.recogniser import Recognition
+from streaming_models.search import HotwordBias
 from streaming_models.slots import Slot, Slots
 from streaming_models.stable_prefix import CommitRule, ReadWord, widest_pause
 from streaming_models.tokens import TokenTable
@@ -109,12 +110,14 @@ class SotRecogniser:
         table: TokenTable,
         speech_model: SpeechModel,
         settings: SotSettings | None = None,
+        bias: HotwordBias | None = None,
     ) -> None:
         self._graphs = graphs
         self._table = table
         self._activity = SpeechActivity(speech_model)
         self._encoder = ChunkedEncoder(graphs)
         self._settings = settings or SotSettings()
+        self._bias = bias
         self._rule = CommitRule(self._settings.hold_samples, self._settings.believe_after_samples)
         self._start()
 
@@ -241,6 +244,7 @@ class SotRecogniser:
                 known_to,
                 speech_end_frame=spoken,
                 stop_at_echo=True,
+                bias=self._bias,
             )
             words = row.words_of(reading, self._table, window.start_sample, end)
             # The encoder still remembers what was said when all is silent: the decoder repeats it into the silence.

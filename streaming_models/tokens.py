@@ -54,6 +54,25 @@ class TokenTable:
         """Bytes of the longest piece."""
         return max(map(len, self.ids), default=0)
 
+    def encode_word(self, written: str) -> tuple[int, ...]:
+        """Tokens of one word, longest piece first.
+
+        The tokeniser's own merges are not in its file; for single words the longest pieces are nearly always the same.
+        """
+        ids = self.ids
+        rest = WORD_START + written.encode()
+        tokens: list[int] = []
+        while rest:
+            for length in range(min(len(rest), self.longest), 0, -1):
+                if (token := ids.get(rest[:length])) is not None:
+                    tokens.append(token)
+                    rest = rest[length:]
+                    break
+            else:
+                tokens.append(FIRST_BYTE_ID + rest[0])
+                rest = rest[1:]
+        return tuple(tokens)
+
     def starts_word(self, token: int) -> bool:
         """Whether this token begins a new word."""
         return self.pieces[token].startswith(WORD_START)

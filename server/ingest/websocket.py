@@ -11,7 +11,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from server.errors import BadMessage, ClientTooSlow, CrosstalkError
 from server.metrics import Metrics
 from server.protocol import End, Error, Start, encode, parse_client_message, unpack_frame
-from server.protocol import Warning as WarningMessage
 from server.session import MeetingSession, Outbox, SessionManager
 
 START_TIMEOUT_S = 10.0
@@ -47,9 +46,6 @@ async def serve_stream(socket: WebSocket, manager: SessionManager, metrics: Metr
         start = await _read_start(socket)
         session, resumed = await manager.open(start)
         await session.attach(outbox, resumed=resumed, last_seq=start.last_seq)
-        if start.vocabulary and not resumed:
-            message = "vocabulary hints are not used by this recogniser"
-            await session.emit(WarningMessage(session_id="", code="vocabulary_unused", message=message))
         reader = asyncio.create_task(_read(socket, session), name="stream reader")
         writer = asyncio.create_task(_write(socket, outbox), name="stream writer")
         broken = asyncio.create_task(outbox.overflowed.wait(), name="stream overflow")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from streaming_models.data.corpus import SAMPLE_RATE_HZ, FloatArray, Utterance
 from streaming_models.scoring import normalise
 from streaming_models.stable_prefix import ReadWord
-from streaming_models.tokens import FIRST_BYTE_ID, WORD_START, TokenTable
+from streaming_models.tokens import TokenTable
 
 LONGEST_S = 20.0
 """Longer utterances are left out: the teacher was not made for them."""
@@ -158,7 +158,7 @@ def label(text: str, reading: Sequence[ReadWord], table: TokenTable) -> tuple[Ba
         word, tokens = heard[b].word, heard[b].tokens
         if said[a][1] != keys[b]:
             capital = upper and word.text[:1].isupper()
-            tokens = encode_word(written.capitalize() if capital else written, table)
+            tokens = table.encode_word(written.capitalize() if capital else written)
         _place(waiting, words, word.start_sample, table)
         waiting = []
         words.append(BankWord(tokens, word.start_sample, word.end_sample))
@@ -172,27 +172,7 @@ def _place(waiting: list[str], words: list[BankWord], until_sample: int, table: 
     span = max(0, until_sample - start)
     for index, written in enumerate(waiting):
         first, last = (start + span * k // len(waiting) for k in (index, index + 1))
-        words.append(BankWord(encode_word(written, table), first, last))
-
-
-def encode_word(written: str, table: TokenTable) -> tuple[int, ...]:
-    """Tokens of one word, longest piece first.
-
-    The tokeniser's own merges are not in its file; for single words the longest pieces are nearly always the same.
-    """
-    ids = table.ids
-    rest = WORD_START + written.encode()
-    tokens: list[int] = []
-    while rest:
-        for length in range(min(len(rest), table.longest), 0, -1):
-            if (token := ids.get(rest[:length])) is not None:
-                tokens.append(token)
-                rest = rest[length:]
-                break
-        else:
-            tokens.append(FIRST_BYTE_ID + rest[0])
-            rest = rest[1:]
-    return tuple(tokens)
+        words.append(BankWord(table.encode_word(written), first, last))
 
 
 def _aligned(said: list[str], heard: list[str]) -> list[tuple[int | None, int | None]]:

@@ -130,9 +130,10 @@ async def test_deleted_session_is_gone_for_everybody(server_url: str) -> None:
     assert words_of(await speak(server_url, real.short_speech(), name)), "the name is free again"
 
 
-async def test_wish_that_cannot_be_met_is_answered_by_a_warning(server_url: str) -> None:
+@pytest.mark.parametrize("system", ["moonshine", "sot"])
+async def test_a_vocabulary_is_taken_and_nothing_is_lost(server_url: str, system: str) -> None:
     async with talk(server_url, "/v1/stream") as sender:
-        await sender.socket.send(start_text(fresh(), vocabulary=["Crosstalk"]))
+        await sender.socket.send(start_text(fresh(), vocabulary=["Crosstalk", "Olive Kettering"], system=system))
         await sender.socket.send(END)
         assert await sender.until_closed() == 1000
-        assert [m.code for m in sender.heard if isinstance(m, WarningMessage)] == ["vocabulary_unused"]
+        assert [m.code for m in sender.heard if isinstance(m, WarningMessage)] == []

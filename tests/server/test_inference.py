@@ -12,7 +12,16 @@ import onnx
 import pytest
 
 import streaming_models
-from server.inference import SYSTEMS, Silero, SileroGraph, SotGraphs, load_models, load_systems, moonshine_assets
+from server.inference import (
+    SYSTEMS,
+    Silero,
+    SileroGraph,
+    SotGraphs,
+    load_models,
+    load_systems,
+    moonshine_assets,
+    spellings,
+)
 from streaming_models.contract import CHUNK_FRAMES, CHUNK_INPUT_SAMPLES, ContractError, start_state
 from streaming_models.moonshine import FRAME_SAMPLES, FloatArray
 from streaming_models.tokens import START_ID
@@ -173,3 +182,19 @@ def test_weights_of_another_contract_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "sot" / "decoder_tuned.onnx")
     with pytest.raises(ContractError, match="tuned tensors: expected those for decoder file"):
         SotGraphs(moonshine_assets(), tmp_path / "sot")
+
+
+def test_a_phrase_is_spelt_as_written_and_with_a_capital() -> None:
+    table = real.graphs().table
+    found = [table.text(list(row)) for row in spellings(["olive oil", "Kettering", " "], table)]
+    assert found == ["olive oil", "Olive oil", "Kettering"]
+    assert all(table.starts_word(row[0]) for row in spellings(["olive oil"], table))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_can_favour_a_vocabulary(system: str) -> None:
+    models = load_models(system)
+    assert models.favouring is not None
+    favoured = models.favouring(("failed",)).recogniser()
+    results = [*favoured.step(real.short_speech()), *favoured.flush()]
+    assert [w.text.strip(".,").lower() for r in results for w in r.committed] == ["ever", "tried", "ever", "failed"]

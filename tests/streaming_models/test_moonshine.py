@@ -14,7 +14,9 @@ from streaming_models.moonshine import (
     FloatArray,
     Moonshine,
     _loop_size,
+    read_hidden,
 )
+from streaming_models.search import HotwordBias
 from streaming_models.tokens import END_ID
 from tests import real
 
@@ -182,3 +184,53 @@ def test_what_people_do_say_is_no_loop() -> None:
     assert _loop_size([7, 7, 7]) == 0  # "no, no, no"
     assert _loop_size([]) == 0
     assert _loop_size([1, 2, 3] * 3) == 0
+
+
+class Scripted:
+    """A decoder of five tokens that does not listen: row u of `logits` is what it says after u tokens."""
+
+    def __init__(self, logits: list[list[float]]) -> None:
+        self._logits = np.array(logits, np.float32)
+
+    def read_prefix(self, tokens: list[int], logits_from: int) -> tuple[FloatArray, Caches, FloatArray]:
+        caches: Caches = {"count": np.array([len(tokens)], np.float32)}
+        return self._logits[logits_from : len(tokens)], caches, self._attention(len(tokens))
+
+    def add_token(self, token: int, caches: Caches) -> tuple[FloatArray, Caches, FloatArray]:
+        count = int(caches["count"][0])
+        return self._logits[count], {"count": np.array([count + 1], np.float32)}, self._attention(1)
+
+    def truncate(self, caches: Caches, tokens: int) -> Caches:
+        return {"count": np.array([tokens], np.float32)}
+
+    def _attention(self, rows: int) -> FloatArray:
+        return np.full((6, 8, rows, 50), 1 / 50, np.float32)
+
+
+# Tokens 3 and 4 are what it would write, 5 and 6 a name that it finds less likely; 2 is the end.
+UNSURE = [[0, 0, 0, 3.0, 0, 2.5, 0], [0, 0, 0, 0, 3.0, 0, 1.5], [0, 0, 2.5, 2.4, 0, 2.4, 0]]
+
+
+def read_unsure(bias: HotwordBias | None, guess: tuple[int, ...] = ()) -> tuple[int, ...]:
+    return read_hidden(Scripted(UNSURE), 50, 50 * FRAME_SAMPLES, guess=guess, bias=bias).tokens
+
+
+def test_a_favoured_name_is_written_where_it_is_nearly_as_likely() -> None:
+    assert read_unsure(None) == (3, 4)
+    assert read_unsure(HotwordBias([(5, 6)], bonus=2.0, start_bonus=1.0)) == (5, 6)
+    assert read_unsure(HotwordBias([(5, 6)], bonus=2.0, start_bonus=0.4)) == (3, 4), "too unlikely to begin"
+
+
+def test_a_favoured_name_never_takes_the_place_of_the_end() -> None:
+    assert read_unsure(HotwordBias([(3,), (5,)], bonus=9.0, start_bonus=9.0))[2:] == ()
+
+
+@pytest.mark.parametrize("guess", [(3, 4), (5,), (5, 6), (5, 6, 3)])
+def test_a_guess_changes_nothing_for_a_favoured_name(guess: tuple[int, ...]) -> None:
+    assert read_unsure(HotwordBias([(5, 6)], bonus=2.0, start_bonus=1.0), guess) == (5, 6)
+
+
+def test_a_vocabulary_that_nobody_says_leaves_the_reading_alone() -> None:
+    moonshine, speech = real.moonshine(), real.speech("two_cities", 8)
+    bias = HotwordBias([moonshine.table.encode_word(word) for word in ("Kettering", "zither", "Crosstalk")])
+    assert moonshine.read(speech, bias=bias).tokens == moonshine.read(speech).tokens

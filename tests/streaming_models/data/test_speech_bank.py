@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from streaming_models.data.corpus import SAMPLE_RATE_HZ, FloatArray, Utterance
-from streaming_models.data.speech_bank import BankWord, SpeechBank, encode_word, label, write_bank
+from streaming_models.data.speech_bank import BankWord, SpeechBank, label, write_bank
 from streaming_models.scoring import normalise
 from streaming_models.stable_prefix import ReadWord, StablePrefix, Word
 from tests.real import graphs, moonshine, short_speech
@@ -20,7 +20,7 @@ TABLE = graphs().table
 def read(*words: str, confidence: float = 0.9) -> list[ReadWord]:
     """A reading: a word every 100 samples."""
     return [
-        ReadWord(encode_word(text, TABLE), text.lower(), Word(text, 100 * k, 100 * k + 80, confidence))
+        ReadWord(TABLE.encode_word(text), text.lower(), Word(text, 100 * k, 100 * k + 80, confidence))
         for k, text in enumerate(words)
     ]
 
@@ -64,8 +64,8 @@ def test_without_a_text_only_a_sure_reading_counts() -> None:
 
 @pytest.mark.parametrize("word", ["tried", "Wednesday's", "naïve", "zyzzyva", "ok"])
 def test_any_word_can_be_spelt_in_tokens(word: str) -> None:
-    assert TABLE.text(list(encode_word(word, TABLE))) == word
-    assert TABLE.starts_word(encode_word(word, TABLE)[0])
+    assert TABLE.text(list(TABLE.encode_word(word))) == word
+    assert TABLE.starts_word(TABLE.encode_word(word)[0])
 
 
 def test_a_bank_gives_back_audio_and_words(tmp_path: Path) -> None:

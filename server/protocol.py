@@ -73,10 +73,11 @@ class AudioFormat:
 class Start:
     """First message of a stream.
 
-    `session_id` empty: the server makes one. `resume_token`: the one from `started`, to go on with a session whose
-    connection was lost; the server then says in `started.received_samples` from where audio must be sent again and
-    repeats the durable messages after `last_seq`. `revisions`: send `revision` messages too; they came after version 1
-    was first spoken, so only those who ask for them get them.
+    `session_id` empty: the server makes one. `vocabulary`: names and terms of the meeting, spelt as they shall be
+    written, to be favoured where they are nearly as likely as something else. `resume_token`: the one from `started`,
+    to go on with a session whose connection was lost; the server then says in `started.received_samples` from where
+    audio must be sent again and repeats the durable messages after `last_seq`. `revisions`: send `revision` messages
+    too; they came after version 1 was first spoken, so only those who ask for them get them.
     """
 
     audio: AudioFormat

@@ -175,10 +175,8 @@ def read_hidden(
     row = [START_ID, *prefix, *guess]
     # Row r of the logits predicts the token after row[len(prefix) + r].
     logits, caches, attention = decoder.read_prefix(row, len(prefix))
-    favour = _Favour(bias, prefix)
     agreed = 0
-    while agreed < len(guess) and favour.best(logits[agreed]) == guess[agreed]:
-        favour.follow(guess[agreed])
+    while agreed < len(guess) and _best(logits[agreed], bias, [*prefix, *guess[:agreed]]) == guess[agreed]:
         agreed += 1
     tokens = [*prefix, *guess[:agreed]]
     confidence = [1.0] * len(prefix) + [_probability(logits[i], guess[i]) for i in range(agreed)]
@@ -191,14 +189,14 @@ def read_hidden(
     checked = range(len(prefix) + 1, len(tokens) + 1) if stop_at_echo else range(0)
     echo = next((k for k in checked if _ends_in_echo(tokens[:k], places)), None)
     while len(tokens) < limit and echo is None:
-        token = favour.best(latest)
+        token = _best(latest, bias, tokens)
         if token == END_ID:
             reached = places[len(tokens) - 1] if len(tokens) > len(prefix) else prefix_end_frame
             if speech_end_frame - reached <= UNREAD_FRAMES:
                 break
             latest = latest.copy()
             latest[END_ID] -= END_RELUCTANCE
-            token = favour.best(latest)
+            token = _best(latest, bias, tokens)
             if token == END_ID:
                 break
         if size := _loop_size([*tokens, token]):
@@ -207,7 +205,6 @@ def read_hidden(
             tokens, confidence = tokens[:end], confidence[:end]
             break
         tokens.append(token)
-        favour.follow(token)
         confidence.append(_probability(latest, token))
         latest, caches, attention = decoder.add_token(token, caches)
         rows.append(_chosen(attention))
@@ -226,28 +223,17 @@ def read_hidden(
     return Reading(tuple(tokens), tuple(confidence), all_bounds)
 
 
-class _Favour:
-    """The next token of a row, with phrases favoured along what is written."""
-
-    def __init__(self, bias: HotwordBias | None, tokens: tuple[int, ...]) -> None:
-        self._bias = bias
-        self._node = 0
-        for token in tokens:
-            self.follow(token)
-
-    def follow(self, token: int) -> None:
-        if self._bias is not None:
-            self._node = self._bias.follow(self._node, token)
-
-    def best(self, logits: FloatArray) -> int:
-        """(V,) -> the likeliest token."""
-        token = int(logits.argmax())
-        if self._bias is None or token == END_ID:
-            return token
-        tokens, bonus = self._bias.bonuses(self._node)
-        scores = logits[tokens] + bonus
-        likeliest = int(scores.argmax()) if len(scores) else 0
-        return int(tokens[likeliest]) if len(scores) and scores[likeliest] > logits[token] else token
+def _best(logits: FloatArray, bias: HotwordBias | None, tokens: list[int]) -> int:
+    """(V,) after a row of tokens -> the likeliest one, with phrases favoured along what is written."""
+    token = int(logits.argmax())
+    if bias is None or token == END_ID:
+        return token
+    favoured, bonus = bias.bonuses_after(tokens)
+    if not len(favoured):
+        return token
+    scores = logits[favoured] + bonus
+    likeliest = int(scores.argmax())
+    return int(favoured[likeliest]) if scores[likeliest] > logits[token] else token
 
 
 def _chosen(attention: FloatArray) -> FloatArray:

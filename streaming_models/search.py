@@ -214,10 +214,8 @@ class HotwordBias:
     `streaming_models.pieces.Pieces.encode`).
     """
 
-    def __init__(self, phrases: Iterable[Sequence[int]], bonus: float = 3.0, start_bonus: float = 1.0) -> None:
+    def __init__(self, phrases: Iterable[Sequence[int]], bonus: float = 1.5, start_bonus: float = 0.5) -> None:
         """Bonuses are natural logarithms of how many times likelier.
-
-        The defaults are for a greedy reading by Moonshine Tiny: see README, Scores.
 
         Raises:
             ValueError: a phrase without tokens, or a bonus that is negative.

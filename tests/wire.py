@@ -136,11 +136,16 @@ def words_of(messages: list[AnyServerMessage]) -> Spoken:
     return [(w.text, w.start_ms, w.end_ms, w.speaker) for m in messages if isinstance(m, Final) for w in m.words]
 
 
-async def speak(url: str, pcm: FloatArray, session_id: str = "", block: int = 1_600) -> list[AnyServerMessage]:
-    """A whole well-behaved session, as fast as the server takes it: everything that it was told."""
+async def speak(
+    url: str, pcm: FloatArray, session_id: str = "", block: int = 1_600, **start: Any
+) -> list[AnyServerMessage]:
+    """A whole well-behaved session, as fast as the server takes it: everything that it was told.
+
+    `start`: further fields of the first message.
+    """
     channels = np.atleast_2d(pcm).shape[0]
     async with talk(url) as sender:
-        await sender.send(start_text(session_id, audio={"channels": channels}))
+        await sender.send(start_text(session_id, audio={"channels": channels}, **start))
         await sender.until("started")
         reading = asyncio.create_task(sender.until_closed())
         await sender.send_frames(as_s16(pcm), block * 2 * channels, 2 * channels)

@@ -131,9 +131,20 @@ async def test_deleted_session_is_gone_for_everybody(server_url: str) -> None:
 
 
 @pytest.mark.parametrize("system", ["moonshine", "sot"])
-async def test_a_vocabulary_is_taken_and_nothing_is_lost(server_url: str, system: str) -> None:
+async def test_a_vocabulary_is_taken_without_a_warning(server_url: str, system: str) -> None:
     async with talk(server_url, "/v1/stream") as sender:
         await sender.socket.send(start_text(fresh(), vocabulary=["Crosstalk", "Olive Kettering"], system=system))
         await sender.socket.send(END)
         assert await sender.until_closed() == 1000
         assert [m.code for m in sender.heard if isinstance(m, WarningMessage)] == []
+
+
+async def test_a_word_of_the_vocabulary_is_written_where_another_was_likelier(server_url: str) -> None:
+    pcm = real.short_speech()
+    spelt = []
+    for vocabulary in ([], ["failed"]):
+        said = words_of(await speak(server_url, pcm, system="sot", vocabulary=vocabulary))
+        spelt.append([text.strip(".,").lower() for text, *_ in said])
+    without, favoured = spelt
+    assert favoured == ["ever", "tried", "ever", "failed"]
+    assert without != favoured

@@ -187,7 +187,7 @@ def test_what_people_do_say_is_no_loop() -> None:
 
 
 class Scripted:
-    """A decoder of five tokens that does not listen: row u of `logits` is what it says after u tokens."""
+    """A decoder of seven tokens that does not listen: row u of `logits` is what it says after u tokens."""
 
     def __init__(self, logits: list[list[float]]) -> None:
         self._logits = np.array(logits, np.float32)

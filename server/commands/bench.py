@@ -53,6 +53,8 @@ from server.protocol import (
 FRAME_MS = 100
 MAX_SESSIONS = 64
 MAX_RUNS = 10
+DOUBLED_UP_TO = 8
+"""From here on the search bisects: doubling up to MAX_SESSIONS first would take more than MAX_RUNS to the end."""
 FLUSH_GRACE_S = 30.0
 """How long after its last audio a session may take to its `end`; later counts as not held."""
 
@@ -165,8 +167,8 @@ def load_speech(path: Path | None) -> Speech:
 def find_max(speech: Speech, args: argparse.Namespace) -> dict[str, Any]:
     """The report of the largest N found to be held, with all runs under `runs`.
 
-    Doubles from --sessions until not held, then bisects; at most MAX_RUNS runs and MAX_SESSIONS sessions. When not
-    even one session is held, the report is that of the last run, with `max_held` 0.
+    Doubles from --sessions until not held or DOUBLED_UP_TO, then bisects; at most MAX_RUNS runs and MAX_SESSIONS
+    sessions. When not even one session is held, the report is that of the last run, with `max_held` 0.
     """
     runs: list[dict[str, Any]] = []
     for sessions in search_order(args.sessions, runs):
@@ -188,7 +190,8 @@ def search_order(first: int, runs: list[dict[str, Any]]) -> Iterator[int]:
             low = sessions
         else:
             high = sessions
-        sessions = min(low * 2, MAX_SESSIONS) if low and high > MAX_SESSIONS else (low + high) // 2
+        doubling = 0 < low < DOUBLED_UP_TO and high > MAX_SESSIONS
+        sessions = low * 2 if doubling else (low + high) // 2
 
 
 def measure(speech: Speech, sessions: int, args: argparse.Namespace) -> dict[str, Any]:

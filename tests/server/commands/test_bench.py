@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.cli import main
@@ -69,6 +69,8 @@ def test_late_finals_and_no_words_at_all_mean_not_held() -> None:
 
 
 @given(first=st.integers(1, MAX_SESSIONS), most=st.integers(0, 100))
+@example(first=1, most=33)
+@example(first=1, most=63)
 def test_search_finds_the_largest_number_held_within_its_runs(first: int, most: int) -> None:
     runs: list[dict[str, Any]] = []
     for sessions in search_order(first, runs):

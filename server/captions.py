@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from server.clock import ms_to_samples, samples_to_ms
 from server.protocol import Final, LabelState, Partial, Revision, ServerMessage, Speaker, WordMessage
+from streaming_models.frontend import MAX_CHANNELS
 from streaming_models.polish import aligned
 from streaming_models.recogniser import Recognition, Word
 
@@ -70,7 +71,8 @@ class CaptionBuilder:
         """Messages for what a voice of a lane newly said.
 
         Args:
-            lane: -1 for the combined channels, else the channel; words carry it as `channel`.
+            lane: -1 for the combined channels, else the channel; words carry it as `channel`. Lanes that are no
+                channel (`MAX_CHANNELS` and above) come from the combined channels as well.
             recognition: from the lane's recogniser.
             speaker_of: labels as known now.
             direction_deg: where the talker of this lane is.
@@ -214,7 +216,7 @@ def _message(word: Word, lane: int, label: str, word_id: int = -1) -> WordMessag
         start_ms=samples_to_ms(word.start_sample),
         end_ms=samples_to_ms(word.end_sample),
         confidence=round(word.confidence, 3),
-        channel=lane,
+        channel=lane if lane < MAX_CHANNELS else -1,
         speaker=label,
         word_id=word_id,
     )

@@ -260,8 +260,8 @@ def _ones(samples: int) -> NDArray[np.int64]:
     return np.ones((1, samples), np.int64)
 
 
-SYSTEMS = ("moonshine", "sot", "sot-mono")
-"""Recognisers by the name that `start.system` and `--system` take; `sot-mono` hears an array's mix only."""
+SYSTEMS = ("moonshine", "moonshine-mono", "sot", "sot-mono")
+"""Recognisers by the name that `start.system` and `--system` take; `-mono` hears an array's mix only."""
 
 
 BONUS, START_BONUS = 3.0, 1.0
@@ -306,9 +306,15 @@ class Loader:
         voices, moonshine = self._voices, self._moonshine
         bias = HotwordBias(spellings(vocabulary, moonshine.table), BONUS, START_BONUS) if vocabulary else None
         again = partial(self._favouring, system)
-        if system == "moonshine":
+        if system in ("moonshine", "moonshine-mono"):
             windowed = partial(WindowedRecogniser, moonshine, bias=bias)
-            return Models(lambda: windowed(Silero(self._silero)), voices.segment, voices.embed, favouring=again)
+            return Models(
+                lambda: windowed(Silero(self._silero)),
+                voices.segment,
+                voices.embed,
+                favouring=again,
+                separate=system == "moonshine",
+            )
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(
             lambda: SotRecogniser(graphs, graphs.table, Silero(self._silero), bias=bias),

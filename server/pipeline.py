@@ -22,9 +22,11 @@ from server.protocol import AudioFormat, Final, LabelState, Levels, ServerMessag
 from server.protocol import Warning as WarningMessage
 from streaming_models.attribution import UNNAMED, Attribution
 from streaming_models.fbank import centred, fbank
-from streaming_models.frontend import MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput, LaneAudio
+from streaming_models.frontend import MAX_CHANNELS, MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput, LaneAudio
 from streaming_models.polish import Polisher, Reader, letters
 from streaming_models.recogniser import Recogniser, Recognition, Word
+from streaming_models.seat_names import SeatNames
+from streaming_models.separation import SeatAudio, SeatSeparator
 from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry
 from streaming_models.voices import VoiceWords
 
@@ -34,6 +36,10 @@ BLOCK_SAMPLES = 1_024
 """Two frames of the voice activity detector: 64 ms, what one `step` of the line works on."""
 LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
 LOUDEST_BLOCKS = 60 * MODEL_RATE_HZ // BLOCK_SAMPLES
+SEAT_LANE = MAX_CHANNELS
+"""Lanes from here on are seats around an array, numbered as the separator does."""
+HINT_SAMPLES = 20 * MODEL_RATE_HZ
+"""As far back as the separator learns from."""
 OWNER_SHARE = 0.7
 """Share of a person's speech in which one microphone must have been the loudest to be theirs."""
 SETTLING_SAMPLES = 4 * MODEL_RATE_HZ
@@ -58,7 +64,8 @@ class Models:
     """What the line needs of `inference.py`, as callables: nothing here knows ONNX Runtime.
 
     `polish` reads ended turns a second time; None: the live text stands. `favouring` gives the same models with names
-    and terms that they are to favour; None: they cannot.
+    and terms that they are to favour; None: they cannot. `separate`: the people around an array are pulled apart before
+    they are recognised, for a recogniser that hears one voice at a time.
     """
 
     recogniser: Callable[[], Recogniser]
@@ -66,6 +73,7 @@ class Models:
     embed: Embed
     polish: Reader | None = None
     favouring: Callable[[tuple[str, ...]], Models] | None = None
+    separate: bool = False
 
 
 @dataclass
@@ -80,7 +88,7 @@ class _Turn:
 
 @dataclass
 class _Lane:
-    """One line of speech: the mix of all channels, or one person's microphone."""
+    """One line of speech: the mix of all channels, one person's microphone, or one seat around an array."""
 
     number: int
     offset_samples: int
@@ -90,6 +98,10 @@ class _Lane:
     # The mix only:
     diarizer: Diarizer | None = None
     attribution: Attribution | None = None
+    # The mix of an array whose talkers are separated; its recogniser then hears what no seat explains:
+    separator: SeatSeparator | None = None
+    # The same, and its seats:
+    names: SeatNames | None = None
     # A person's own microphone only:
     audio: FloatArray | None = None  # the last MAX_VOICE_SAMPLES + some, to take a voice from
     heard_samples: int = 0
@@ -143,8 +155,9 @@ class Pipeline:
             messages += self._block(self._carry)
             self._carry = self._carry[:, :0]
         messages += self._hear(self._front.flush())
-        for lane in list(self._lanes.values()):
-            messages += self._close_lane(lane)
+        for number in list(self._lanes):
+            if number in self._lanes:
+                messages += self._close_lane(self._lanes[number])
         return messages
 
     def _run(self, pcm: FloatArray) -> list[ServerMessage]:
@@ -201,7 +214,10 @@ class Pipeline:
         if number == MIX_LANE:
             lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
             lane.attribution = Attribution(lane.diarizer, lane.words, offset_samples)
-        else:
+            if self._models.separate and self._audio.channels > 1:
+                lane.separator = SeatSeparator(self._audio.channels)
+                lane.names = SeatNames(lane.diarizer, self.registry)
+        elif number < SEAT_LANE:
             lane.audio = np.zeros(0, np.float32)
         return lane
 
@@ -211,20 +227,65 @@ class Pipeline:
             decided = lane.diarizer.decided_until_sample
             lane.diarizer.step(stretch.pcm)
             if lane.diarizer.decided_until_sample != decided:
+                self._find_seats(lane, lane.diarizer.decided_until_sample - decided)
                 messages += self._relabel(lane)
         if lane.audio is not None:
             lane.audio = np.concatenate((lane.audio, stretch.pcm))[-4 * MAX_VOICE_SAMPLES :]
             lane.heard_samples += len(stretch.pcm)
+        if lane.separator is not None:
+            assert stretch.channels is not None, "the mix comes with its channels"
+            return messages + self._hear_seats(lane, lane.separator.step(stretch.channels, stretch.pcm, self._dead))
+        return messages + self._recognise(lane, stretch.pcm, stretch.channels)
+
+    def _recognise(self, lane: _Lane, pcm: FloatArray, channels: FloatArray | None = None) -> list[ServerMessage]:
         if lane.polisher is not None:
-            lane.polisher.step(stretch.pcm)
-        return messages + self._take(lane, lane.recogniser.step(stretch.pcm, stretch.channels))
+            lane.polisher.step(pcm)
+        return self._take(lane, lane.recogniser.step(pcm, channels))
 
     def _close_lane(self, lane: _Lane) -> list[ServerMessage]:
-        messages = self._take(lane, lane.recogniser.flush())
+        messages: list[ServerMessage] = []
+        if lane.separator is not None:
+            messages += self._hear_seats(lane, lane.separator.flush())
+        messages += self._take(lane, lane.recogniser.flush())
+        seats = self._seat_lanes() if lane.diarizer is not None else []
+        for seat in seats:
+            messages += self._take(seat, seat.recogniser.flush())
         if lane.diarizer is not None:
             lane.diarizer.flush()
             messages += self._relabel(lane)
+        for seat in seats:
+            del self._lanes[seat.number]
         return messages
+
+    def _find_seats(self, lane: _Lane, new_samples: int) -> None:
+        """The diarizer has decided more: look for seats, and for whose they are."""
+        if lane.separator is None or lane.names is None or lane.diarizer is None:
+            return
+        since = lane.diarizer.decided_until_sample - HINT_SAMPLES
+        lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
+        lane.names.hear(lane.separator.heard, lane.separator.recent)
+
+    def _hear_seats(self, mix: _Lane, parts: list[SeatAudio]) -> list[ServerMessage]:
+        """Recognise each seat's line, and on the mix's own what no seat explains."""
+        assert mix.separator is not None, "only a separated mix has seats"
+        messages: list[ServerMessage] = []
+        for part in parts:
+            lane = mix
+            if part.seat is not None:
+                number = SEAT_LANE + part.seat
+                if number not in self._lanes:
+                    self._lanes[number] = self._new_lane(number, mix.offset_samples + part.start_sample)
+                    self._lanes[number].names = mix.names
+                lane = self._lanes[number]
+            messages += self._recognise(lane, part.pcm)
+        for lane in self._seat_lanes():
+            if lane.number - SEAT_LANE not in mix.separator.seats:  # it was found to be another one
+                messages += self._take(lane, lane.recogniser.flush())
+                del self._lanes[lane.number]
+        return messages
+
+    def _seat_lanes(self) -> list[_Lane]:
+        return [lane for number, lane in self._lanes.items() if number >= SEAT_LANE]
 
     def _take(self, lane: _Lane, recognised: list[Recognition]) -> list[ServerMessage]:
         """Caption what a lane's voices newly said. All of it is noted first: whose a word is depends on the others."""
@@ -256,7 +317,8 @@ class Pipeline:
         words = recognition.committed or recognition.tail
         direction = None
         if words:
-            direction = self._front.direction_deg(words[0].start_sample, words[-1].end_sample, lane.number)
+            place = MIX_LANE if lane.number >= SEAT_LANE else lane.number
+            direction = self._front.direction_deg(words[0].start_sample, words[-1].end_sample, place)
         messages += self._captions.step(lane.number, recognition, partial(self._speaker_of, lane), direction)
         return messages + corrections
 
@@ -281,7 +343,10 @@ class Pipeline:
     def _relabel(self, lane: _Lane) -> list[ServerMessage]:
         assert lane.attribution is not None, "only the mix is relabelled by activity"
         start, end = lane.attribution.revisable_from_sample, lane.attribution.decided_until_sample
-        return self._captions.relabel(lane.number, start, end, partial(self._speaker_of, lane))
+        messages: list[ServerMessage] = []
+        for each in (lane, *self._seat_lanes()):
+            messages += self._captions.relabel(each.number, start, end, partial(self._speaker_of, each))
+        return messages
 
     def _relabel_overlapped(self, lane: _Lane, recognised: list[Recognition]) -> list[ServerMessage]:
         """A voice turns out to overlap words that were captioned as if nobody else spoke."""
@@ -294,6 +359,8 @@ class Pipeline:
         return self._captions.relabel(lane.number, min(touched), self._clock, partial(self._speaker_of, lane))
 
     def _speaker_of(self, lane: _Lane, start_sample: int, end_sample: int, voice: int) -> tuple[str, LabelState]:
+        if lane.attribution is None and lane.names is not None:
+            return lane.names.speaker_of(lane.number - SEAT_LANE, start_sample, end_sample)
         if lane.attribution is None:
             return lane.label, lane.state
         return lane.attribution.speaker_of(start_sample, end_sample, voice)

@@ -50,6 +50,7 @@ EMBEDDING_SIZE = 256
 WINDOW_SAMPLES = 160_000
 WINDOW_FRAMES = 589
 LOCAL_SPEAKERS = 3
+LOCAL_NAMES = tuple(f"voice {slot}" for slot in range(LOCAL_SPEAKERS))
 FRAME_SAMPLES = 270
 """One segmentation frame: the product of the network's strides (10 x 3 x 3 x 3 samples), 16.9 ms."""
 FIRST_FRAME_CENTRE_SAMPLES = 495
@@ -987,6 +988,30 @@ class Diarizer:
         frame_s = FRAME_SAMPLES / SAMPLE_RATE_HZ
         return {label_text(int(n)): int(c) * frame_s for n, c in zip(numbers, counts, strict=True)}
 
+    def alone(self, since_sample: int) -> dict[str, list[tuple[int, int]]]:
+        """Who speaks while nobody else does, as far as decided: hints for whoever knows the room.
+
+        Args:
+            since_sample: at most `HISTORY_S` back is remembered.
+
+        Returns:
+            Name -> stretches (first sample, sample after the last) in order of time. A name is a label, or one of the
+            newest window's local speakers (`LOCAL_NAMES`), who are known sooner than the person they are.
+        """
+        found: dict[str, list[tuple[int, int]]] = {}
+        low = min(max(0, since_sample // FRAME_SAMPLES - self._first_kept), len(self._first_person))
+        people = np.where(self._second_person[low:] < 0, self._first_person[low:], -1)
+        for number in np.unique(people[people > 0]):
+            found[label_text(int(number))] = _stretches(people == number, self._first_kept + low, since_sample)
+        if self._windows and self._windows[-1].number == self._window_number - 1:
+            window = self._windows[-1]
+            on = window.active > LOCAL_ON
+            for slot, name in enumerate(LOCAL_NAMES):
+                own = _stretches(on[:, slot] & (on.sum(1) == 1), window.first_frame, since_sample)
+                if own:
+                    found[name] = own
+        return found
+
     # ---- one hop -----------------------------------------------------------------------------------------------
 
     def _advance(self, audio: FloatArray, last: bool) -> None:
@@ -1192,6 +1217,15 @@ class Diarizer:
                         )
                     )
         return sorted(spans, key=lambda span: (span.start_sample, span.end_sample, span.speaker))
+
+
+def _stretches(on: BoolArray, first_frame: int, since_sample: int) -> list[tuple[int, int]]:
+    """Samples of the runs of frames that are on, from a sample on."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]]).astype(np.int8)))
+    spans = [
+        (int(first_frame + a) * FRAME_SAMPLES, int(first_frame + b) * FRAME_SAMPLES) for a, b in edges.reshape(-1, 2)
+    ]
+    return [(max(start, since_sample), end) for start, end in spans if end > since_sample]
 
 
 def _frames_of(seconds: float) -> int:

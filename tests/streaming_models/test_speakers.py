@@ -416,3 +416,29 @@ def test_settings_out_of_range_are_refused(hop_frames: int, embed_rate: float) -
     registry = sp.SpeakerRegistry()
     with pytest.raises(VoiceInputError, match="expected hop_frames"):
         sp.Diarizer(tone_segment, one_voice, registry, hop_frames=hop_frames, embed_rate=embed_rate)
+
+
+def test_who_speaks_alone_is_told_by_label_and_by_the_newest_window() -> None:
+    diarizer = sp.Diarizer(tone_segment, one_voice, sp.SpeakerRegistry())
+    assert diarizer.alone(0) == {}
+    diarizer.step(tone_audio("-AAA--AA"))
+    told = diarizer.alone(0)
+    assert set(told) == {"S1", sp.LOCAL_NAMES[0]}
+    for spans in told.values():
+        (first, second) = spans
+        assert first == pytest.approx((16_000, 64_000), abs=1_000)
+        assert second == pytest.approx((96_000, diarizer.decided_until_sample), abs=1_000)
+    assert diarizer.alone(40_000)["S1"][0] == pytest.approx((40_000, 64_000), abs=1_000)
+    assert diarizer.alone(70_000).keys() == told.keys()
+    assert diarizer.alone(diarizer.decided_until_sample + 1_000) == {}
+
+
+def test_overlapped_speech_is_nobodys_alone() -> None:
+    def both(window: FloatArray) -> FloatArray:
+        active = tone_segment(window)
+        active[:, 1] = active[:, 0]
+        return active
+
+    diarizer = sp.Diarizer(both, one_voice, sp.SpeakerRegistry())
+    diarizer.step(tone_audio("AAAAA"))
+    assert not set(diarizer.alone(0)) & set(sp.LOCAL_NAMES)

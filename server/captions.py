@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from server.clock import ms_to_samples, samples_to_ms
 from server.protocol import Final, LabelState, Partial, Revision, ServerMessage, Speaker, WordMessage
-from streaming_models.frontend import MAX_CHANNELS
+from streaming_models.frontend import MAX_CHANNELS, MIX_LANE
 from streaming_models.polish import aligned
 from streaming_models.recogniser import Recognition, Word
 
@@ -216,7 +216,7 @@ def _message(word: Word, lane: int, label: str, word_id: int = -1) -> WordMessag
         start_ms=samples_to_ms(word.start_sample),
         end_ms=samples_to_ms(word.end_sample),
         confidence=round(word.confidence, 3),
-        channel=lane if lane < MAX_CHANNELS else -1,
+        channel=lane if lane < MAX_CHANNELS else MIX_LANE,
         speaker=label,
         word_id=word_id,
     )

@@ -38,8 +38,6 @@ LEVELS_EVERY_SAMPLES = MODEL_RATE_HZ
 LOUDEST_BLOCKS = 60 * MODEL_RATE_HZ // BLOCK_SAMPLES
 SEAT_LANE = MAX_CHANNELS
 """Lanes from here on are seats around an array, numbered as the separator does."""
-HINT_SAMPLES = 20 * MODEL_RATE_HZ
-"""As far back as the separator learns from."""
 OWNER_SHARE = 0.7
 """Share of a person's speech in which one microphone must have been the loudest to be theirs."""
 SETTLING_SAMPLES = 4 * MODEL_RATE_HZ
@@ -247,12 +245,13 @@ class Pipeline:
         if lane.separator is not None:
             messages += self._hear_seats(lane, lane.separator.flush())
         messages += self._take(lane, lane.recogniser.flush())
-        seats = self._seat_lanes() if lane.diarizer is not None else []
+        if lane.diarizer is None:
+            return messages
+        seats = self._seat_lanes()
         for seat in seats:
             messages += self._take(seat, seat.recogniser.flush())
-        if lane.diarizer is not None:
-            lane.diarizer.flush()
-            messages += self._relabel(lane)
+        lane.diarizer.flush()
+        messages += self._relabel(lane)
         for seat in seats:
             del self._lanes[seat.number]
         return messages
@@ -261,7 +260,7 @@ class Pipeline:
         """The diarizer has decided more: look for seats, and for whose they are."""
         if lane.separator is None or lane.names is None or lane.diarizer is None:
             return
-        since = lane.diarizer.decided_until_sample - HINT_SAMPLES
+        since = lane.diarizer.decided_until_sample - lane.separator.learns_from_samples
         lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
         lane.names.hear(lane.separator.heard, lane.separator.recent)
 
@@ -359,11 +358,11 @@ class Pipeline:
         return self._captions.relabel(lane.number, min(touched), self._clock, partial(self._speaker_of, lane))
 
     def _speaker_of(self, lane: _Lane, start_sample: int, end_sample: int, voice: int) -> tuple[str, LabelState]:
-        if lane.attribution is None and lane.names is not None:
+        if lane.attribution is not None:
+            return lane.attribution.speaker_of(start_sample, end_sample, voice)
+        if lane.names is not None:
             return lane.names.speaker_of(lane.number - SEAT_LANE, start_sample, end_sample)
-        if lane.attribution is None:
-            return lane.label, lane.state
-        return lane.attribution.speaker_of(start_sample, end_sample, voice)
+        return lane.label, lane.state
 
     def _recognise_voice(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
         """On a person's own microphone: compare the voice once a turn, and correct what was said before that.

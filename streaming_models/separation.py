@@ -221,6 +221,11 @@ class SeatSeparator:
         return tuple(seat.number for seat in self._seats if seat.started)
 
     @property
+    def learns_from_samples(self) -> int:
+        """How far back hints count."""
+        return self.settings.buffer_frames * HOP_SAMPLES
+
+    @property
     def recent(self) -> frozenset[int]:
         """Seats at which somebody spoke in the audio that is learned from."""
         return frozenset(seat.number for seat in self._seats if seat.last_heard_frame == self._learned_frame)
@@ -389,10 +394,13 @@ class SeatSeparator:
         middles = (first + step * np.arange(spectra.shape[1])) * HOP_SAMPLES
         hints = {name: _within(middles, stretches) for name, stretches in alone.items()}
         self._learn_rest(hearing)
-        new = self._found(hearing, hints)
+        shares = self._settled(hearing)
+        new = self._found(hearing, hints, shares)
         if not self._seats:
             return
-        parts = self._merge(hearing, self._fit(hearing), new)
+        if new:
+            shares = self._settled(hearing)
+        parts = self._merge(hearing, self._fit(hearing, shares), new)
         fresh = min(1.0, since_s * SAMPLE_RATE_HZ / HOP_SAMPLES / (spectra.shape[1] * step))
         self._remember(hearing, parts, hints, fresh, float(np.exp(-since_s / self.settings.memory_s)))
         self._aim()
@@ -426,14 +434,17 @@ class SeatSeparator:
     def _least_frames(self, seconds: float) -> float:
         return seconds * SAMPLE_RATE_HZ / HOP_SAMPLES / self.settings.keep_every
 
-    def _found(self, hearing: _Hearing, hints: Mapping[str, BoolArray]) -> list[_Seat]:
-        """Try seats for hints that the known ones do not explain, and two for a seat that has two hints."""
+    def _found(self, hearing: _Hearing, hints: Mapping[str, BoolArray], shares: FloatArray) -> list[_Seat]:
+        """Try seats for hints that the known ones do not explain, and two for a seat that has two hints.
+
+        shares: (T, K + 1) who talks when, by the known seats.
+        """
         settings = self.settings
         least = self._least_frames(settings.found_s)
         known, new = list(self._seats), list[_Seat]()
         assert self._rest_pattern is not None, "the rest is learned first"
         anywhere = self._model(self._rest_pattern)
-        shares = self._settled(hearing)
+        others = [self._model(seat.pattern) for seat in known]
         for frames in hints.values():
             unknown = frames & (shares[:, -1] > settings.unexplained_share) if known else frames
             if unknown.sum() < least:
@@ -442,9 +453,9 @@ class SeatSeparator:
             model = self._model(pattern)
             if hearing.evidence(model, anywhere, unknown) < settings.clear_evidence:
                 continue
-            others = [self._model(seat.pattern) for seat in (*known, *new)]
             if all(self._difference(hearing, model, o, unknown) >= settings.suspect_share for o in others):
                 new.append(self._seat(pattern))
+                others.append(model)
         for k, seat in enumerate(known):
             own = [frames & (shares[:, k] > 0.5) for frames in hints.values()]
             own = sorted((f for f in own if f.sum() >= least), key=lambda f: -int(f.sum()))
@@ -475,7 +486,7 @@ class SeatSeparator:
 
     def _settled(self, hearing: _Hearing) -> FloatArray:
         """(T, K + 1) who talks when, by the seats as they are."""
-        fits = hearing.fits([*(self._model(seat.pattern) for seat in self._seats), self._rest])
+        fits = self._fits(hearing)
         prior = np.full((fits.shape[1], fits.shape[2]), 1 / fits.shape[2], np.float32)
         for _ in range(self.settings.settle_iterations):
             prior = self._smooth(hearing.shares(_parts(fits, prior)))
@@ -487,9 +498,11 @@ class SeatSeparator:
         smooth = np.stack([np.convolve(column, box, "same") for column in shares.T], axis=1)[: len(shares)]
         return _normal((smooth + self.settings.share_floor).astype(np.float32))
 
-    def _fit(self, hearing: _Hearing) -> FloatArray:
-        """Fit the patterns to the buffer and to what is remembered; (F, T, K + 1) whose its points are."""
-        prior = self._settled(hearing)
+    def _fit(self, hearing: _Hearing, prior: FloatArray) -> FloatArray:
+        """Fit the patterns to the buffer and to what is remembered; (F, T, K + 1) whose its points are.
+
+        prior: (T, K + 1) who talks when, by the patterns as they are.
+        """
         for _ in range(self.settings.iterations - self.settings.settle_iterations):
             models = [self._model(seat.pattern) for seat in self._seats]
             parts = _parts(hearing.fits([*models, self._rest]), prior)
@@ -497,10 +510,11 @@ class SeatSeparator:
             for k, seat in enumerate(self._seats):
                 seat.fitted = hearing.covariance(parts[:, :, k] / hearing.distance(models[k]))
                 seat.pattern = _pattern(seat.fitted + seat.remembered)
-        return self._parts(hearing, prior)
+        return _parts(self._fits(hearing), prior)
 
-    def _parts(self, hearing: _Hearing, prior: FloatArray) -> FloatArray:
-        return _parts(hearing.fits([*(self._model(seat.pattern) for seat in self._seats), self._rest]), prior)
+    def _fits(self, hearing: _Hearing) -> FloatArray:
+        """(F, T, K + 1) how well the seats, as they are, and the rest fit."""
+        return hearing.fits([*(self._model(seat.pattern) for seat in self._seats), self._rest])
 
     def _merge(self, hearing: _Hearing, parts: FloatArray, new: Collection[_Seat]) -> FloatArray:
         """Give up seats that are another one, that did not last, or that there is no place for."""
@@ -533,7 +547,7 @@ class SeatSeparator:
             for seat in seats:
                 if seat not in left:
                     self._overlaps.pop(seat.number, None)
-            parts = self._parts(hearing, self._settled(hearing))
+            parts = _parts(self._fits(hearing), self._settled(hearing))
         return parts
 
     def _remember(
@@ -632,18 +646,16 @@ class _Hearing:
 
     def covariance(self, mass: FloatArray) -> ComplexArray:
         """(F, C, C) of the directions, weighted by (F, T); 0 for microphones that do not work."""
-        return self._full((mass[:, None] @ self._directions)[:, 0])
-
-    def loudness(self, parts: FloatArray | None = None) -> ComplexArray:
-        """(F, C, C) spatial covariance of the sound, of (F, T) parts of its points."""
-        return self.covariance(self._power if parts is None else self._power * parts)
-
-    def _full(self, flat: FloatArray) -> ComplexArray:
+        flat = (mass[:, None] @ self._directions)[:, 0]
         count = len(self._usable)
         full = np.zeros((len(flat), count, count), np.complex64)
         used = np.flatnonzero(self._usable)
         full[:, used[:, None], used[None]] = _square(flat, self._size)
         return full
+
+    def loudness(self, parts: FloatArray | None = None) -> ComplexArray:
+        """(F, C, C) spatial covariance of the sound, of (F, T) parts of its points."""
+        return self.covariance(self._power if parts is None else self._power * parts)
 
 
 def _flat_outer(points: ComplexArray) -> FloatArray:

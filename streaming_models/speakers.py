@@ -1204,9 +1204,7 @@ class Diarizer:
                 continue
             pair = np.stack([self._first_person[low:high], self._second_person[low:high]], 1)
             for number in np.unique(pair[pair >= 0]):
-                active = (pair == number).any(1)
-                edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
-                for a, b in zip(edges[::2], edges[1::2], strict=True):
+                for a, b in _runs_on((pair == number).any(1)):
                     spans.append(
                         SpeakerSpan(
                             int(start + a) * FRAME_SAMPLES,
@@ -1219,12 +1217,14 @@ class Diarizer:
         return sorted(spans, key=lambda span: (span.start_sample, span.end_sample, span.speaker))
 
 
+def _runs_on(on: BoolArray) -> IntArray:
+    """(N, 2) first frame of each run that is on, and the frame after its last."""
+    return np.flatnonzero(np.diff(np.concatenate([[False], on, [False]]).astype(np.int8))).reshape(-1, 2)
+
+
 def _stretches(on: BoolArray, first_frame: int, since_sample: int) -> list[tuple[int, int]]:
     """Samples of the runs of frames that are on, from a sample on."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]]).astype(np.int8)))
-    spans = [
-        (int(first_frame + a) * FRAME_SAMPLES, int(first_frame + b) * FRAME_SAMPLES) for a, b in edges.reshape(-1, 2)
-    ]
+    spans = [(int(first_frame + a) * FRAME_SAMPLES, int(first_frame + b) * FRAME_SAMPLES) for a, b in _runs_on(on)]
     return [(max(start, since_sample), end) for start, end in spans if end > since_sample]
 
 

@@ -93,6 +93,9 @@ class CaptionTerminal:
         # Only what is in scrollback cannot be redrawn and needs to be told.
         turns = [t for n, t in self.transcript.turns.items() if n in self._settled and isinstance(message, Speaker)]
         before = {word.word_id: word.speaker for turn in turns for word in turn.words}
+        read_before: list[Piece] = []
+        if isinstance(message, Revision) and message.turn in self._settled:
+            read_before = pieces_of(self.transcript.turns[message.turn])
         changed = self.transcript.apply(message)
         for number in changed:
             if number not in self._settled:
@@ -101,7 +104,7 @@ class CaptionTerminal:
             case Speaker():
                 self._note_correction(message, changed, before)
             case Revision() if message.turn in self._settled:
-                self._note_revision(message.turn)
+                self._note_revision(message.turn, read_before)
             case SpeakerName():
                 known = f"is {message.name}" if message.name else "has no name now"
                 self._note(f"{message.speaker} {known}", colour_of(message.speaker))
@@ -161,9 +164,13 @@ class CaptionTerminal:
                 when = clock_text(moved[0].start_ms)
                 self._note(f'[{when}] it was {name} who said: "{words}"', colour_of(message.speaker))
 
-    def _note_revision(self, number: int) -> None:
-        """Say how a turn in scrollback reads now."""
-        for piece in pieces_of(self.transcript.turns[number]):
+    def _note_revision(self, number: int, before: list[Piece]) -> None:
+        """Say how a turn in scrollback reads now, or that its words were another's."""
+        after = pieces_of(self.transcript.turns[number])
+        for piece in before if not after else ():
+            name = self.transcript.name_of(piece.speaker)
+            self._note(f'[{clock_text(piece.start_ms)}] {name} did not say: "{piece.text}"', colour_of(piece.speaker))
+        for piece in after:
             name = self.transcript.name_of(piece.speaker)
             self._note(f'[{clock_text(piece.start_ms)}] {name}, read again: "{piece.text}"', colour_of(piece.speaker))
 

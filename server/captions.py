@@ -8,7 +8,7 @@ separately and may be corrected later, by word numbers. A turn that has ended ma
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from server.clock import ms_to_samples, samples_to_ms
@@ -24,8 +24,8 @@ LONG_TURN_SAMPLES = ms_to_samples(15_000)
 """After this a turn ends at the next end of a sentence, so that nobody has to read a wall of text."""
 REMEMBERED_WORDS = 2_000
 """Words whose label may still be corrected; older ones stand. Far more than any correction reaches back."""
-REVISABLE_TURNS = 8
-"""Ended turns whose words may still be revised; older ones stand. A second pass follows at once or never."""
+REVISABLE_TURNS = 64
+"""Ended turns whose words may still be revised; older ones stand. More than are said in what a separator remembers."""
 
 
 @dataclass
@@ -168,13 +168,91 @@ class CaptionBuilder:
             else:
                 before[old].word = words[new]
                 after.append(before[old])
-        self._dropped += len(dropped)
-        if dropped:
-            kept = (word for word in self._words if word.word_id not in dropped)
+        self._drop(dropped)
+        return [_revision(_Turn(turn, said[0].start_sample, after))]
+
+    def replace(
+        self, lane: int, start_sample: int, end_sample: int, words: Sequence[Word], speaker_of: SpeakerOf
+    ) -> list[ServerMessage]:
+        """What a lane's first voice says in a span, read again: its words take the place of those there.
+
+        They go where most of those stood, or are a turn of their own where there were none. A turn that is open ends.
+        Words that stand where one stood keep its number.
+
+        Args:
+            lane: as in `step`.
+            start_sample, end_sample: a word belongs to the span in which its middle lies.
+            words: on the session's clock.
+            speaker_of: labels of added words.
+        """
+        messages = self._end_open(lane, lambda word: start_sample <= _middle(word) < end_sample)
+        inside: dict[int, list[_Labelled]] = {}
+        for number, turn in self._ended.items():
+            own = [w for w in turn.words if w.lane == lane and start_sample <= _middle(w.word) < end_sample]
+            if own:
+                inside[number] = own
+        said = sorted((w for own in inside.values() for w in own), key=lambda w: w.word.start_sample)
+        if [w.word.text for w in said] == [word.text for word in words]:
+            return messages
+        host = max(inside, key=lambda number: len(inside[number])) if inside else self._next_turn
+        if not inside:
+            self._ended[host] = _Turn(host, words[0].start_sample)
+            self._next_turn += 1
+            self._forget_old_turns()
+        after: list[_Labelled] = []
+        kept: set[int] = set()
+        for old, new in aligned([w.word for w in said], words):
+            if new is None:
+                continue
+            if old is None:
+                label, state = speaker_of(words[new].start_sample, words[new].end_sample, 0)
+                after.append(_Labelled(self._next_word, lane, 0, words[new], label, state))
+                self._next_word += 1
+                self._words.append(after[-1])
+            else:
+                said[old].word = words[new]
+                after.append(said[old])
+                kept.add(said[old].word_id)
+        gone = {w.word_id for w in said}
+        for number in (*(n for n in inside if n != host), host):
+            turn = self._ended[number]
+            left = [w for w in turn.words if w.word_id not in gone]
+            if number == host:
+                place = sum(_middle(w.word) < start_sample for w in left)
+                left[place:place] = after
+            turn.words = left
+            messages.append(_revision(turn))
+        self._drop(gone - kept)
+        return messages
+
+    def take_back(self, lane: int, which: Callable[[Word], bool]) -> list[ServerMessage]:
+        """Words of a lane turn out to be what another lane said: they go. A turn that is open ends."""
+        messages = self._end_open(lane, which)
+        dropped: set[int] = set()
+        for turn in self._ended.values():
+            gone = {w.word_id for w in turn.words if w.lane == lane and which(w.word)}
+            if gone:
+                turn.words = [w for w in turn.words if w.word_id not in gone]
+                messages.append(_revision(turn))
+                dropped |= gone
+        self._drop(dropped)
+        return messages
+
+    def _end_open(self, lane: int, which: Callable[[Word], bool]) -> list[ServerMessage]:
+        """End the open turns of a lane that have such a word: only ended turns are revised."""
+        messages: list[ServerMessage] = []
+        for place, turn in list(self._open.items()):
+            if place[0] == lane and any(which(w.word) for w in turn.words):
+                decided_ms = samples_to_ms(turn.words[-1].word.end_sample)
+                messages.append(Final(session_id="", turn=turn.number, decided_ms=decided_ms, turn_ended=True))
+                self._end(place)
+        return messages
+
+    def _drop(self, word_ids: set[int]) -> None:
+        self._dropped += len(word_ids)
+        if word_ids:
+            kept = (word for word in self._words if word.word_id not in word_ids)
             self._words = deque(kept, maxlen=REMEMBERED_WORDS)
-        return [
-            Revision(session_id="", turn=turn, words=[_message(w.word, w.lane, w.speaker, w.word_id) for w in after])
-        ]
 
     def spans_of(self, lane: int) -> list[tuple[str, int, int]]:
         """(label, start_sample, end_sample) of the lane's remembered final words that have a label."""
@@ -190,7 +268,10 @@ class CaptionBuilder:
     def _end(self, place: tuple[int, int]) -> None:
         turn = self._open.pop(place)
         self._ended[turn.number] = turn
-        if len(self._ended) > REVISABLE_TURNS:
+        self._forget_old_turns()
+
+    def _forget_old_turns(self) -> None:
+        while len(self._ended) > REVISABLE_TURNS:
             del self._ended[next(iter(self._ended))]
 
     def _long_enough(self, turn: _Turn, committed: tuple[Word, ...]) -> bool:
@@ -220,6 +301,15 @@ def _message(word: Word, lane: int, label: str, word_id: int = -1) -> WordMessag
         speaker=label,
         word_id=word_id,
     )
+
+
+def _middle(word: Word) -> int:
+    return (word.start_sample + word.end_sample) // 2
+
+
+def _revision(turn: _Turn) -> Revision:
+    words = [_message(w.word, w.lane, w.speaker, w.word_id) for w in turn.words]
+    return Revision(session_id="", turn=turn.number, words=words)
 
 
 def _correction(run: list[_Labelled]) -> Speaker:

@@ -314,6 +314,7 @@ class Loader:
                 voices.embed,
                 favouring=again,
                 separate=system == "moonshine",
+                reread=FullContext(moonshine, bias),
             )
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(

@@ -23,10 +23,11 @@ from server.protocol import Warning as WarningMessage
 from streaming_models.attribution import UNNAMED, Attribution
 from streaming_models.fbank import centred, fbank
 from streaming_models.frontend import MAX_CHANNELS, MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput, LaneAudio
-from streaming_models.polish import Polisher, Reader, letters
+from streaming_models.polish import Polisher, Reader, letters, placed
 from streaming_models.recogniser import Recogniser, Recognition, Word
 from streaming_models.seat_names import SeatNames
-from streaming_models.separation import SeatAudio, SeatSeparator
+from streaming_models.second_hearing import Passage, SecondHearing, explains
+from streaming_models.separation import Hindsight, SeatAudio, SeatSeparator
 from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry
 from streaming_models.voices import VoiceWords
 
@@ -53,6 +54,8 @@ MIN_FIRST_VOICE_SAMPLES = MODEL_RATE_HZ
 """What a turn's end must bring to give a microphone its first person."""
 MIN_VOICE_SAMPLES = ms_to_samples(600)
 """Less speech than this says nothing about a voice."""
+LONE_CONFIDENCE = 0.5
+"""A passage that is read again as a single word less likely than this stands as it was read live."""
 MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
 """More speech than this costs and adds nothing."""
 
@@ -63,7 +66,8 @@ class Models:
 
     `polish` reads ended turns a second time; None: the live text stands. `favouring` gives the same models with names
     and terms that they are to favour; None: they cannot. `separate`: the people around an array are pulled apart before
-    they are recognised, for a recogniser that hears one voice at a time.
+    they are recognised, for a recogniser that hears one voice at a time; `reread` then reads what each of them said
+    once more when it is over, as it sounds in hindsight; None: the live text stands.
     """
 
     recogniser: Callable[[], Recogniser]
@@ -72,6 +76,7 @@ class Models:
     polish: Reader | None = None
     favouring: Callable[[tuple[str, ...]], Models] | None = None
     separate: bool = False
+    reread: Reader | None = None
 
 
 @dataclass
@@ -100,6 +105,7 @@ class _Lane:
     separator: SeatSeparator | None = None
     # The same, and its seats:
     names: SeatNames | None = None
+    second_hearing: SecondHearing = field(default_factory=SecondHearing)
     # A person's own microphone only:
     audio: FloatArray | None = None  # the last MAX_VOICE_SAMPLES + some, to take a voice from
     heard_samples: int = 0
@@ -225,7 +231,7 @@ class Pipeline:
             decided = lane.diarizer.decided_until_sample
             lane.diarizer.step(stretch.pcm)
             if lane.diarizer.decided_until_sample != decided:
-                self._find_seats(lane, lane.diarizer.decided_until_sample - decided)
+                messages += self._find_seats(lane, lane.diarizer.decided_until_sample - decided)
                 messages += self._relabel(lane)
         if lane.audio is not None:
             lane.audio = np.concatenate((lane.audio, stretch.pcm))[-4 * MAX_VOICE_SAMPLES :]
@@ -250,19 +256,50 @@ class Pipeline:
         seats = self._seat_lanes()
         for seat in seats:
             messages += self._take(seat, seat.recogniser.flush())
+        decided = lane.diarizer.decided_until_sample
         lane.diarizer.flush()
+        messages += self._find_seats(lane, lane.diarizer.decided_until_sample - decided, last=True)
         messages += self._relabel(lane)
         for seat in seats:
             del self._lanes[seat.number]
         return messages
 
-    def _find_seats(self, lane: _Lane, new_samples: int) -> None:
-        """The diarizer has decided more: look for seats, and for whose they are."""
+    def _find_seats(self, lane: _Lane, new_samples: int, *, last: bool = False) -> list[ServerMessage]:
+        """The diarizer has decided more: look for seats, and for whose they are, and read again what was said there."""
         if lane.separator is None or lane.names is None or lane.diarizer is None:
-            return
+            return []
         since = lane.diarizer.decided_until_sample - lane.separator.learns_from_samples
-        lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
+        hindsight = lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
         lane.names.hear(lane.separator.heard, lane.separator.recent)
+        if hindsight is None or self._models.reread is None:
+            return []
+        messages: list[ServerMessage] = []
+        for passage in lane.second_hearing.review(hindsight, last=last):
+            messages += self._reread(lane, hindsight, passage, self._models.reread)
+        return messages
+
+    def _reread(self, mix: _Lane, hindsight: Hindsight, passage: Passage, read: Reader) -> list[ServerMessage]:
+        """Read a passage of a seat once more, and take back what others' lines said instead."""
+        assert mix.names is not None, "only a separated mix is heard again"
+        start, end = (max(0, mix.offset_samples + sample) for sample in (passage.start_sample, passage.end_sample))
+        words = placed(read(passage.pcm), start, end)
+        if not words or (len(words) == 1 and words[0].confidence < LONE_CONFIDENCE):
+            return []
+
+        def is_explained(seat: int | None, word: Word) -> bool:
+            if not start <= (word.start_sample + word.end_sample) // 2 < end:
+                return False
+            return explains(
+                hindsight, seat, word.start_sample - mix.offset_samples, word.end_sample - mix.offset_samples
+            )
+
+        speaker_of = partial(self._speaker_on_seat, mix.names, passage.seat)
+        messages = self._captions.replace(SEAT_LANE + passage.seat, start, end, words, speaker_of)
+        messages += self._captions.take_back(mix.number, partial(is_explained, None))
+        for seat in hindsight.shares:
+            if seat != passage.seat:
+                messages += self._captions.take_back(SEAT_LANE + seat, partial(is_explained, seat))
+        return messages
 
     def _hear_seats(self, mix: _Lane, parts: list[SeatAudio]) -> list[ServerMessage]:
         """Recognise each seat's line, and on the mix's own what no seat explains."""
@@ -343,8 +380,11 @@ class Pipeline:
         assert lane.attribution is not None, "only the mix is relabelled by activity"
         start, end = lane.attribution.revisable_from_sample, lane.attribution.decided_until_sample
         messages: list[ServerMessage] = []
-        for each in (lane, *self._seat_lanes()):
-            messages += self._captions.relabel(each.number, start, end, partial(self._speaker_of, each))
+        messages += self._captions.relabel(lane.number, start, end, partial(self._speaker_of, lane))
+        if lane.separator is not None and lane.names is not None:
+            for seat in lane.separator.heard:
+                speaker_of = partial(self._speaker_on_seat, lane.names, seat)
+                messages += self._captions.relabel(SEAT_LANE + seat, start, end, speaker_of)
         return messages
 
     def _relabel_overlapped(self, lane: _Lane, recognised: list[Recognition]) -> list[ServerMessage]:
@@ -361,8 +401,12 @@ class Pipeline:
         if lane.attribution is not None:
             return lane.attribution.speaker_of(start_sample, end_sample, voice)
         if lane.names is not None:
-            return lane.names.speaker_of(lane.number - SEAT_LANE, start_sample, end_sample)
+            return self._speaker_on_seat(lane.names, lane.number - SEAT_LANE, start_sample, end_sample, voice)
         return lane.label, lane.state
+
+    @staticmethod
+    def _speaker_on_seat(names: SeatNames, seat: int, start: int, end: int, _voice: int) -> tuple[str, LabelState]:
+        return names.speaker_of(seat, start, end)
 
     def _recognise_voice(self, lane: _Lane, recognition: Recognition) -> list[ServerMessage]:
         """On a person's own microphone: compare the voice once a turn, and correct what was said before that.

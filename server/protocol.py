@@ -418,7 +418,7 @@ class Partial(ServerMessage):
 
 @dataclass(frozen=True, kw_only=True)
 class Final(ServerMessage):
-    """Words appended to a turn; they stand, but for one `revision`. `turn_ended`: nothing more will be appended.
+    """Words appended to a turn; they stand, but for a `revision`. `turn_ended`: nothing more will be appended.
 
     Turns that are open at once are people who speak at once. `direction_deg`: azimuth of the talker,
     counter-clockwise from +x of the given geometry; None when unknown.
@@ -434,10 +434,12 @@ class Final(ServerMessage):
 
 @dataclass(frozen=True, kw_only=True)
 class Revision(ServerMessage):
-    """A turn that has ended, read once more as a whole: `words` take the place of all its words. At most one a turn.
+    """A turn that has ended, read once more: `words` take the place of all its words.
 
-    A word that stands where one stood before has that word's `word_id`, an added one a new `word_id`; one that is not
-    there any more is gone. Labels are those of the words replaced. Sent only to those who ask (see `Start.revisions`).
+    It may come again for the same turn; without words, when they turned out to be another's; and for a turn that was
+    not heard of before, when it is known only later who said what. A word that stands where one stood before has that
+    word's `word_id` and label, an added one a new `word_id`; one that is not there any more is gone. Sent only to those
+    who ask (see `Start.revisions`).
     """
 
     type: Literal["revision"] = "revision"

@@ -73,11 +73,7 @@ class Polisher:
             return None
         start, end = span
         audio = np.concatenate(self._blocks)[start - self._oldest : end - self._oldest]
-        # A reader may have padded what it read; a word never ends after the audio.
-        reading = tuple(
-            replace(w, start_sample=min(w.start_sample + start, end - 1), end_sample=min(w.end_sample + start, end))
-            for w in self._read(audio)
-        )
+        reading = placed(self._read(audio), start, end)
         if changed_words(turn, reading) > MOST_CHANGED * len(turn):
             return None
         if [word.text for word in turn] == [word.text for word in reading]:
@@ -117,6 +113,18 @@ class FullContext:
         """See `Reader`."""
         reading = self._moonshine.read(samples, bias=self._bias)
         return words_in(StablePrefix(0).words_of(reading, self._moonshine.table, 0, len(samples)))
+
+
+def placed(reading: Sequence[Word], start_sample: int, end_sample: int) -> tuple[Word, ...]:
+    """A reading of the span on the clock of the span. A reader may have padded: a word never ends after the audio."""
+    return tuple(
+        replace(
+            word,
+            start_sample=min(word.start_sample + start_sample, end_sample - 1),
+            end_sample=min(word.end_sample + start_sample, end_sample),
+        )
+        for word in reading
+    )
 
 
 def letters(text: str) -> str:

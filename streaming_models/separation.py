@@ -43,10 +43,13 @@ GROUP_FRAMES = 4
 GROUP_SAMPLES = GROUP_FRAMES * HOP_SAMPLES
 """Everything is decided 64 ms at a time."""
 BINS = FRAME_SAMPLES // 2 + 1
+CONTEXT_HOPS = 60
+"""What sounds up to a second before and after a stretch counts for its beamformer in hindsight."""
 MOST_MICROPHONES = 6
 """Of more, this many are used: the work grows with the square of their number, the gain hardly."""
 MOST_SEATS = 8
 
+ALL = slice(None)
 _TINY = np.float32(1e-10)
 _LEAST_DISTANCE = np.float32(1e-8)
 _SPREAD = 3e-3
@@ -124,6 +127,47 @@ class SeatAudio:
     seat: int | None
     start_sample: int
     pcm: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Hindsight:
+    """The last seconds heard once more, with all that is known of the seats by now.
+
+    start_sample: of the first hop; may lie one hop before the audio. shares: seat -> (T,) its share of every hop.
+    open: seat -> (T,) whether its talker is to be heard there.
+    """
+
+    start_sample: int
+    shares: Mapping[int, FloatArray]
+    open: Mapping[int, BoolArray]
+    _spectra: ComplexArray  # (C, T, F)
+    _hearing: _Hearing  # of every `keep_every`-th frame
+    _parts: Mapping[int, FloatArray]  # seat -> (F, T'), whose the points of those frames are
+    _loudness: Mapping[int, ComplexArray]
+    _every: int
+
+    @property
+    def hops(self) -> int:
+        """T."""
+        return int(self._spectra.shape[1])
+
+    def unexplained(self, first: int, last: int) -> float:
+        """Mean share of the hops from `first` to before `last` that no seat has."""
+        return 1.0 - sum(float(share[first:last].mean()) for share in self.shares.values())
+
+    def audio(self, seat: int, first: int, last: int) -> FloatArray:
+        """What was said on a seat in the hops from `first` to before `last`; silence where its talker is silent.
+
+        The beamformer is blind to what else sounds in this stretch, not to what sounds in others: with few microphones
+        there are more talkers in a room than it could be blind to at once.
+        """
+        stretch = slice(max(0, first - CONTEXT_HOPS) // self._every, -(-(last + CONTEXT_HOPS) // self._every))
+        others = self._hearing.loudness(1.0 - self._parts[seat], stretch)
+        spectra = self._spectra[:, first:last]
+        used = self._hearing.usable
+        filters, _ = _filter(self._loudness[seat], others, used)
+        beam = np.einsum("fc,ctf->tf", filters.conj(), spectra) * self.open[seat][first:last, None]
+        return _sound(beam)
 
 
 @dataclass(eq=False)
@@ -281,7 +325,7 @@ class SeatSeparator:
             self._use(block[:-1], dead)
         clean = self._dereverberator.step(spectra[:-1])
         if learn:
-            self._buffer.append(clean[:, :: self.settings.keep_every])
+            self._buffer.append(clean)
         points, shares = self._judge(clean)
         beams = {seat.number: np.einsum("fc,ctf->tf", seat.filter.conj(), clean) for seat in self._seats}
         for t in range(GROUP_FRAMES):
@@ -376,34 +420,59 @@ class SeatSeparator:
 
     # ---- learning ----------------------------------------------------------------------------------------------
 
-    def guide(self, alone: Mapping[str, Sequence[tuple[int, int]]], since_s: float) -> None:
+    def guide(self, alone: Mapping[str, Sequence[tuple[int, int]]], since_s: float) -> Hindsight | None:
         """Learn from the audio so far, with hints of who spoke alone when.
 
         Args:
             alone: for each name the stretches (first sample, sample after the last) in which that voice spoke and no
                 other. Names may be of people or of passing guesses, and one voice may have several.
             since_s: seconds since the last call: how much of the buffer is new.
+
+        Returns:
+            How the last seconds sound by what is known now; None while there is no seat.
         """
         if not self._buffer or not self._separates:
-            return
+            return None
         self._learned_frame = self._frame
         spectra = np.concatenate(list(self._buffer), axis=1)
-        hearing = _Hearing(spectra, self._usable, self._band)
         step = self.settings.keep_every
-        first = self._frame - spectra.shape[1] * step
-        middles = (first + step * np.arange(spectra.shape[1])) * HOP_SAMPLES
+        first = self._frame - spectra.shape[1]
+        hearing = _Hearing(spectra[:, ::step], self._usable, self._band)
+        middles = np.arange(first, self._frame, step) * HOP_SAMPLES
         hints = {name: _within(middles, stretches) for name, stretches in alone.items()}
         self._learn_rest(hearing)
         shares = self._settled(hearing)
         new = self._found(hearing, hints, shares)
         if not self._seats:
-            return
+            return None
         if new:
             shares = self._settled(hearing)
         parts = self._merge(hearing, self._fit(hearing, shares), new)
-        fresh = min(1.0, since_s * SAMPLE_RATE_HZ / HOP_SAMPLES / (spectra.shape[1] * step))
+        fresh = min(1.0, since_s * SAMPLE_RATE_HZ / HOP_SAMPLES / spectra.shape[1])
         self._remember(hearing, parts, hints, fresh, float(np.exp(-since_s / self.settings.memory_s)))
         self._aim()
+        return self._hindsight(spectra, hearing, parts)
+
+    def _hindsight(self, spectra: ComplexArray, hearing: _Hearing, parts: FloatArray) -> Hindsight:
+        settings = self.settings
+        every = settings.keep_every
+        width = (2 * settings.lookahead_frames + 1) // every
+        shares: dict[int, FloatArray] = {}
+        audible: dict[int, BoolArray] = {}
+        for seat, share in zip(self._seats, hearing.shares(parts).T, strict=False):
+            smooth = np.convolve(share, np.full(width, 1 / width, np.float32), "same")
+            shares[seat.number] = np.repeat(smooth, every)[: spectra.shape[1]].astype(np.float32)
+            audible[seat.number] = shares[seat.number] > settings.open_share
+        return Hindsight(
+            (self._frame - spectra.shape[1] - 1) * HOP_SAMPLES,
+            shares,
+            audible,
+            spectra,
+            hearing,
+            {seat.number: parts[:, :, k] for k, seat in enumerate(self._seats)},
+            {seat.number: seat.loudness for seat in self._seats},
+            every,
+        )
 
     @property
     def _separates(self) -> bool:
@@ -573,23 +642,13 @@ class SeatSeparator:
     def _aim(self) -> None:
         """Filters and models of the seats for the microphones that work now."""
         self._shares = np.full(len(self._seats) + 1, 1 / (len(self._seats) + 1), np.float32)
-        used = np.flatnonzero(self._usable)
         if self._rest_pattern is not None:
             self._rest = self._model(self._rest_pattern, self.settings.rest_spread)
         for seat in self._seats:
             seat.model = self._model(seat.pattern)
-            own = seat.loudness[:, used][:, :, used]
-            others = self._everything[:, used][:, :, used] - own
-            mean = np.einsum("fcc->f", others).real / len(used)
-            others = others + (_LOADING * mean + _TINY)[:, None, None] * np.eye(len(used), dtype=np.complex64)
-            ratio = np.linalg.solve(others, own)
-            filters = ratio / (np.einsum("fcc->f", ratio).real[:, None, None] + _TINY)
-            if seat.reference not in used:
-                heard = np.einsum("fcr,fcd,fdr->r", filters.conj(), own, filters).real
-                disturbed = np.einsum("fcr,fcd,fdr->r", filters.conj(), others, filters).real
-                seat.reference = int(used[np.argmax(heard / (disturbed + _TINY))])
-            seat.filter = np.zeros((BINS, self._channels), np.complex64)
-            seat.filter[:, used] = filters[:, :, int(np.flatnonzero(used == seat.reference)[0])]
+            seat.filter, seat.reference = _filter(
+                seat.loudness, self._everything - seat.loudness, self._usable, seat.reference
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -607,7 +666,7 @@ class _Hearing:
         """Args: spectra: (C, T, F); usable: (C,); band: (F,) 1 where moments are judged."""
         points = np.ascontiguousarray(spectra.transpose(2, 1, 0))  # (F, T, C)
         length = np.linalg.norm(points[:, :, usable], axis=2, keepdims=True)
-        self._usable = usable
+        self.usable = usable
         self._size = int(usable.sum())
         self._directions = _flat_outer(points[:, :, usable] / (length + _TINY))  # (F, T, M)
         # Loud points count more, but not as much more as they are louder.
@@ -644,18 +703,19 @@ class _Hearing:
         loudness = self._power.sum(axis=0)
         return np.asarray(loudness <= np.quantile(loudness, part))
 
-    def covariance(self, mass: FloatArray) -> ComplexArray:
+    def covariance(self, mass: FloatArray, stretch: slice = ALL) -> ComplexArray:
         """(F, C, C) of the directions, weighted by (F, T); 0 for microphones that do not work."""
-        flat = (mass[:, None] @ self._directions)[:, 0]
-        count = len(self._usable)
+        flat = (mass[:, None] @ self._directions[:, stretch])[:, 0]
+        count = len(self.usable)
         full = np.zeros((len(flat), count, count), np.complex64)
-        used = np.flatnonzero(self._usable)
+        used = np.flatnonzero(self.usable)
         full[:, used[:, None], used[None]] = _square(flat, self._size)
         return full
 
-    def loudness(self, parts: FloatArray | None = None) -> ComplexArray:
-        """(F, C, C) spatial covariance of the sound, of (F, T) parts of its points."""
-        return self.covariance(self._power if parts is None else self._power * parts)
+    def loudness(self, parts: FloatArray | None = None, stretch: slice = ALL) -> ComplexArray:
+        """(F, C, C) spatial covariance of the sound, of (F, T) parts of its points, in a stretch of its frames."""
+        power = self._power if parts is None else self._power * parts
+        return self.covariance(power[:, stretch], stretch)
 
 
 def _flat_outer(points: ComplexArray) -> FloatArray:
@@ -685,6 +745,43 @@ def _square(flat: FloatArray, size: int) -> ComplexArray:
     matrix[..., diagonal, diagonal] = flat[..., :size]
     matrix[..., i, j], matrix[..., j, i] = cross, cross.conj()
     return matrix
+
+
+def _filter(
+    own: ComplexArray, others: ComplexArray, usable: BoolArray, reference: int = -1
+) -> tuple[ComplexArray, int]:
+    """A beamformer (MVDR) for what has the spatial covariance `own` beside what has that of `others`.
+
+    Args:
+        own, others: (F, C, C).
+        usable: (C,) microphones that work.
+        reference: the one as which it shall sound; if it does not work, or is -1, the clearest is taken.
+
+    Returns:
+        (F, C), to be conjugated, and the reference.
+    """
+    used = np.flatnonzero(usable)
+    own, others = own[:, used][:, :, used], others[:, used][:, :, used]
+    mean = np.einsum("fcc->f", others).real / len(used)
+    others = others + (_LOADING * mean + _TINY)[:, None, None] * np.eye(len(used), dtype=np.complex64)
+    ratio = np.linalg.solve(others, own)
+    filters = ratio / (np.einsum("fcc->f", ratio).real[:, None, None] + _TINY)
+    if reference not in used:
+        heard = np.einsum("fcr,fcd,fdr->r", filters.conj(), own, filters).real
+        disturbed = np.einsum("fcr,fcd,fdr->r", filters.conj(), others, filters).real
+        reference = int(used[np.argmax(heard / (disturbed + _TINY))])
+    found = np.zeros((len(filters), len(usable)), np.complex64)
+    found[:, used] = filters[:, :, int(np.flatnonzero(used == reference)[0])]
+    return found, reference
+
+
+def _sound(spectra: ComplexArray) -> FloatArray:
+    """(T, F) -> (T * HOP_SAMPLES,) from the first frame's first sample on."""
+    frames = np.fft.irfft(spectra, FRAME_SAMPLES, axis=1).astype(np.float32) * _WINDOW
+    sound = np.zeros((len(frames) + 1, HOP_SAMPLES), np.float32)
+    sound[:-1] += frames[:, :HOP_SAMPLES]
+    sound[1:] += frames[:, HOP_SAMPLES:]
+    return sound[:-1].ravel()
 
 
 def _pattern(covariance: ComplexArray) -> ComplexArray:

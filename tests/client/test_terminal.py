@@ -94,6 +94,16 @@ def test_revision_of_a_turn_that_is_not_settled_just_changes_its_line() -> None:
     assert screen.text == "[0:00.0] S1: Begin.\n"
 
 
+def test_words_that_were_anothers_are_told_after_the_line_has_gone() -> None:
+    screen = Screen(is_terminal=False)
+    with CaptionTerminal(screen.console) as terminal:
+        terminal.show(final(0, word("Begin.", 0, word_id=0), audio_ms=SETTLE_MS + 1_000))
+        before = screen.text
+        terminal.show(Revision(session_id="s", turn=1, words=[word("Begin.", 0, "S2", word_id=1)]))
+        terminal.show(Revision(session_id="s", turn=0))
+        assert screen.since(before) == '[0:00.0] S2: Begin.\n[0:00.0] S1 did not say: "Begin."\n'
+
+
 def test_revision_after_the_line_has_gone_is_told() -> None:
     screen = Screen(is_terminal=False)
     with CaptionTerminal(screen.console) as terminal:

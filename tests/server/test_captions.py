@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.captions import LONG_TURN_SAMPLES, REVISABLE_TURNS, CaptionBuilder
 from server.protocol import Final, LabelState, Partial, Revision, ServerMessage, Speaker
+from server.transcript import transcript_of
 from streaming_models.recogniser import Recognition, Word
 
 MS = 16
@@ -238,6 +241,131 @@ def test_turns_of_long_ago_are_not_kept_for_revision() -> None:
         captions.step(-1, heard(f"turn {turn}", at_ms=1_000 * turn, ended=True), nobody)
     assert captions.words_of(0) == ()
     assert [w.text for w in captions.words_of(1)] == ["turn", "1"]
+
+
+def replaced(captions: CaptionBuilder, lane: int, start_ms: int, end_ms: int, text: str = "") -> list[ServerMessage]:
+    return captions.replace(lane, start_ms * MS, end_ms * MS, words(text, start_ms), labelled("S1"))
+
+
+def test_words_read_again_take_the_place_of_those_in_their_span() -> None:
+    captions = CaptionBuilder()
+    captions.step(16, heard("one two tree for five", ended=True), labelled("S2"))
+    (message,) = replaced(captions, 16, 200, 400, "three four")
+    assert isinstance(message, Revision)
+    assert message.turn == 0
+    assert [(w.word_id, w.text, w.speaker) for w in message.words] == [
+        (0, "one", "S2"), (1, "two", "S2"), (2, "three", "S2"), (3, "four", "S2"), (4, "five", "S2"),
+    ]  # fmt: skip
+
+
+def test_words_of_a_time_in_which_a_lane_had_none_are_a_turn_of_their_own() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("other lane", ended=True), nobody)
+    (message,) = replaced(captions, 16, 0, 1_000, "never heard")
+    assert isinstance(message, Revision)
+    assert message.turn == 1
+    assert [(w.word_id, w.text, w.speaker, w.channel) for w in message.words] == [
+        (2, "never", "S1", -1), (3, "heard", "S1", -1),
+    ]  # fmt: skip
+    (later,) = captions.step(16, heard("next", at_ms=2_000), nobody)[:1]
+    assert isinstance(later, Final)
+    assert (later.turn, later.words[0].word_id) == (2, 4)
+
+
+def test_an_open_turn_ends_before_its_words_are_read_again() -> None:
+    captions = CaptionBuilder()
+    captions.step(16, heard("wreck a nice", "beach"), labelled("S1"))
+    end, revision = replaced(captions, 16, 0, 300, "recognise")
+    assert isinstance(end, Final)
+    assert (end.turn, end.turn_ended, end.words) == (0, True, [])
+    assert isinstance(revision, Revision)
+    assert [w.text for w in revision.words] == ["recognise"]
+    (final, *_) = captions.step(16, heard("speech", at_ms=300), labelled("S1"))
+    assert isinstance(final, Final)
+    assert final.turn == 1
+
+
+def test_words_that_read_the_same_again_are_no_message() -> None:
+    captions = CaptionBuilder()
+    captions.step(16, heard("as before", ended=True), nobody)
+    assert replaced(captions, 16, 0, 200, "as before") == []
+    assert replaced(captions, 16, 5_000, 6_000) == []
+
+
+def test_words_of_two_turns_read_as_one_go_where_most_of_them_were() -> None:
+    captions = CaptionBuilder()
+    captions.step(16, heard("before a", ended=True), nobody)
+    captions.step(16, heard("b c after", at_ms=200, ended=True), nobody)
+    messages = replaced(captions, 16, 100, 400, "a b c")
+    assert messages == []
+    messages = replaced(captions, 16, 100, 400, "a big c")
+    assert [(m.turn, [w.text for w in m.words]) for m in messages if isinstance(m, Revision)] == [
+        (0, ["before"]), (1, ["a", "big", "c", "after"]),
+    ]  # fmt: skip
+    assert captions.word_count == 5
+
+
+def test_words_taken_back_are_gone_and_the_others_stand() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("mine his mine", "tail"), nobody)
+    captions.step(0, heard("his"), nobody)
+    end, revision = captions.take_back(-1, lambda word: word.text == "his")
+    assert isinstance(end, Final)
+    assert end.turn_ended
+    assert isinstance(revision, Revision)
+    assert [(w.word_id, w.text) for w in revision.words] == [(0, "mine"), (2, "mine")]
+    assert captions.word_count == 3
+    assert captions.take_back(-1, lambda word: word.text == "his") == []
+    (everything,) = captions.take_back(-1, lambda word: True)
+    assert isinstance(everything, Revision)
+    assert everything.words == []
+
+
+def lies_in(start_ms: int, end_ms: int, word: Word) -> bool:
+    return start_ms <= (word.start_sample + word.end_sample) / 2 / MS < end_ms
+
+
+readings = st.lists(
+    st.tuples(
+        st.sampled_from(["say", "read", "take"]),
+        st.sampled_from([-1, 16, 17]),
+        st.integers(0, 20),
+        st.integers(1, 8),
+        st.lists(st.sampled_from(["a", "b", "c."]), max_size=6),
+        st.booleans(),
+    ),
+    max_size=25,
+)
+
+
+@given(readings)
+def test_viewers_have_exactly_the_words_that_stand(done: list[tuple[str, int, int, int, list[str], bool]]) -> None:
+    """Whatever is said, read again and taken back: folded messages are the lanes' words, each with one number."""
+    captions = CaptionBuilder()
+    messages: list[Any] = []
+    lanes: dict[int, list[tuple[int, str]]] = {-1: [], 16: [], 17: []}
+    for at, (what, lane, place, length, said, ended) in enumerate(done):
+        start_ms, end_ms = 100 * place, 100 * (place + length)
+        texts = said[:length]
+        inside = [(t, w) for t, w in lanes[lane] if start_ms <= t < end_ms]
+        if what == "say":
+            messages += captions.step(lane, heard(" ".join(texts), at_ms=10_000 * at + 3_000, ended=ended), nobody)
+            lanes[lane] += [(10_000 * at + 3_050 + 100 * k, w) for k, w in enumerate(texts)]
+        elif what == "read":
+            messages += captions.replace(
+                lane, start_ms * MS, end_ms * MS, words(" ".join(texts), start_ms), labelled("S1")
+            )
+            new = [(start_ms + 50 + 100 * k, w) for k, w in enumerate(texts)]
+            if [w for _, w in inside] != texts:
+                lanes[lane] = [word for word in lanes[lane] if word not in inside] + new
+        else:
+            messages += captions.take_back(lane, partial(lies_in, start_ms, end_ms))
+            lanes[lane] = [word for word in lanes[lane] if word not in inside]
+    transcript = transcript_of(messages)
+    shown = [word for turn in transcript.turns.values() for word in turn.words]
+    expected = sorted(w for lane in lanes.values() for w in lane)
+    assert sorted(((w.start_ms + w.end_ms) // 2, w.text) for w in shown) == expected
+    assert len({w.word_id for w in shown}) == len(shown) == captions.word_count
 
 
 utterances = st.lists(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -101,8 +102,10 @@ def test_what_was_said_is_read() -> None:
 
 def test_word_numbers_count_from_zero_and_speakers_are_labels() -> None:
     for messages in (mono_at_once(), four_at_once()):
-        words = [w for m in messages if isinstance(m, Final) for w in m.words]
-        assert [w.word_id for w in words] == list(range(len(words)))
+        words = [w for m in messages if isinstance(m, Final | Revision) for w in m.words]
+        numbers = list(dict.fromkeys(w.word_id for w in words))
+        assert numbers[0] == 0
+        assert sorted(numbers) == list(range(len(numbers)))
         assert all(w.speaker == "" or SPEAKER_LABEL.fullmatch(w.speaker) for w in words)
         assert any(w.speaker for w in words)
 
@@ -303,6 +306,44 @@ def test_two_who_talk_at_once_around_an_array_are_captioned_each_on_a_line() -> 
     """Half of the errors of the mix at most: it hears one of the two, or neither."""
     mixed = run(ARRAY, array_scene.scene(), [16_000], replace(real.models(), separate=False))
     assert wrong_words(around_a_table()) <= wrong_words(mixed) / 2
+
+
+@cache
+def around_a_table_as_heard_live() -> list[ServerMessage]:
+    return run(ARRAY, array_scene.scene(), [16_000], replace(real.models(), reread=None))
+
+
+def words_between(messages: list[ServerMessage], span_s: tuple[int, int]) -> list[tuple[str, str]]:
+    """(speaker, word) of the final words in a span, in order of time."""
+    shown = [w for turn in folded(messages).turns.values() for w in turn.words]
+    inside = [w for w in shown if span_s[0] < (w.start_ms + w.end_ms) / 2_000 < span_s[1]]
+    return [(w.speaker, w.text) for w in sorted(inside, key=lambda w: w.start_ms)]
+
+
+def test_what_was_said_before_a_seat_was_known_is_its_talkers_in_hindsight() -> None:
+    first, second = array_scene.FIRST_ALONE, array_scene.SECOND_ALONE
+    live, later = around_a_table_as_heard_live(), around_a_table()
+    assert {speaker for speaker, _ in words_between(live, second)} == {"S1", "S2"}
+    assert {speaker for speaker, _ in words_between(later, second)} == {"S2"}
+    assert {speaker for speaker, _ in words_between(later, first)} == {"S1"}
+
+
+def test_what_is_heard_again_does_not_stay_twice() -> None:
+    """Each talker was captioned on the mix's line first, and then read again on a seat's."""
+    live, later = around_a_table_as_heard_live(), around_a_table()
+    assert any(isinstance(m, Revision) for m in later)
+    assert not any(isinstance(m, Revision) for m in live)
+    for span in (array_scene.FIRST_ALONE, array_scene.SECOND_ALONE, array_scene.BOTH):
+        once, again = words_between(live, span), words_between(later, span)
+        assert abs(len(once) - len(again)) <= 2
+        said = [normalise(text) for _, text in again]
+        assert sum(one == other for one, other in pairwise(said)) == 0
+
+
+def test_what_a_sender_without_revisions_sees_is_the_live_text() -> None:
+    finals = [w for m in around_a_table() if isinstance(m, Final) for w in m.words]
+    live = [w for m in around_a_table_as_heard_live() if isinstance(m, Final) for w in m.words]
+    assert [(w.text, w.start_ms) for w in finals] == [(w.text, w.start_ms) for w in live]
 
 
 def test_seats_have_the_labels_of_the_voices_that_were_heard_on_them() -> None:

@@ -115,6 +115,13 @@ def test_revision_of_a_turn_that_a_late_viewer_never_saw_is_shown() -> None:
     assert transcript.apply(partial(7, word("late", 0))) == []
 
 
+def test_revision_without_words_takes_the_turn_away() -> None:
+    transcript = transcript_of([final(0, word("mine", 0, word_id=0), ended=True), revision(0)])
+    assert transcript.rows("s") == []
+    assert transcript.apply(revision(0, word("mine", 0, word_id=0))) == [0]
+    assert [row["words"] for row in transcript.rows("s")] == ["mine"]
+
+
 def test_names_are_shown_and_can_be_taken_away() -> None:
     transcript = transcript_of([Session(session_id="s", names={"S1": "Ada"}), final(0, word("a", 0, "S1", 0))])
     assert transcript.rows("s", named=True)[0]["speaker"] == "Ada"

@@ -270,7 +270,7 @@ class Pipeline:
             return []
         since = lane.diarizer.decided_until_sample - lane.separator.learns_from_samples
         hindsight = lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
-        lane.names.hear(lane.separator.heard, lane.separator.recent)
+        lane.names.hear(lane.separator.heard, lane.separator.recent, last=last)
         if hindsight is None or self._models.reread is None:
             return []
         messages: list[ServerMessage] = []
@@ -384,7 +384,7 @@ class Pipeline:
         if lane.separator is not None and lane.names is not None:
             for seat in lane.separator.heard:
                 speaker_of = partial(self._speaker_on_seat, lane.names, seat)
-                messages += self._captions.relabel(SEAT_LANE + seat, start, end, speaker_of)
+                messages += self._captions.relabel(SEAT_LANE + seat, 0, end, speaker_of)
         return messages
 
     def _relabel_overlapped(self, lane: _Lane, recognised: list[Recognition]) -> list[ServerMessage]:

@@ -4,10 +4,10 @@ A *seat* is a place from which somebody talks. Wherever the microphones are, eve
 phase between them in each band. The patterns known so far compete for every time-frequency point; who wins most of a
 moment's points is talking, and a beamformer (MVDR) aimed at the seat and blind to the others gives its signal. New
 seats are looked for in stretches of which a diarizer says that one voice speaks alone (`guide`). Such a hint only
-proposes: a place that the known seats explain is none, and two hints from one place are one seat.
+proposes: whose voice it is does not count, and two stretches from one place are one seat.
 
 It refuses to recognise, to name people, and to undo: audio that went out stands. A talker's first seconds, before the
-place is known, go out with the rest.
+place is known, go out with the rest; `Hindsight` has them as they should have been.
 
 Any number of microphones in any arrangement, from two on; their order does not matter. Linear arithmetic on one bin at
 a time, so no geometry is needed.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -74,17 +75,17 @@ class SeparationSettings:
     """Of the frames that are learned from: neighbours overlap and say nearly the same."""
     memory_s: float = 60.0
     """How long a seat is remembered that is not heard."""
-    found_s: float = 1.0
-    """Speech from one unknown place that makes a seat."""
-    unexplained_share: float = 0.45
-    """A moment is from an unknown place if the known ones explain less than the rest of it."""
-    clear_evidence: float = 0.15
-    """A seat must fit its frames better than the rest does by this much, see `_Hearing.evidence`."""
+    found_s: float = 0.7
+    """Speech of one voice without a break that shows a place."""
+    clear_evidence: float = 0.05
+    """A place must fit its frames better than the rest does by this much, see `_Hearing.evidence`."""
+    doubt_frames: int = 4
+    """The pattern of a place is drawn to the rest's as if so many frames had been heard of that."""
     least_evidence: float = 0.075
     """Less evidence against the rest is counted as this: nothing is told apart by next to nothing."""
-    suspect_share: float = 0.3
+    found_share: float = 0.6
     """Two places are compared by this evidence: what one fits better than the other, over what it fits better than the
-    rest. Measured where the truth is known: 0.6 and more for two people, 0.3 and less for one. From here on a hint is
+    rest. Measured where the truth is known: 0.87 and more for two people, 0.3 and less for one. From here on a place is
     tried as a seat of its own."""
     new_share: float = 0.45
     """A new seat that has been tried must differ by this much from every other."""
@@ -442,7 +443,7 @@ class SeatSeparator:
         hints = {name: _within(middles, stretches) for name, stretches in alone.items()}
         self._learn_rest(hearing)
         shares = self._settled(hearing)
-        new = self._found(hearing, hints, shares)
+        new = self._found(hearing, hints)
         if not self._seats:
             return None
         if new:
@@ -503,55 +504,68 @@ class SeatSeparator:
     def _least_frames(self, seconds: float) -> float:
         return seconds * SAMPLE_RATE_HZ / HOP_SAMPLES / self.settings.keep_every
 
-    def _found(self, hearing: _Hearing, hints: Mapping[str, BoolArray], shares: FloatArray) -> list[_Seat]:
-        """Try seats for hints that the known ones do not explain, and two for a seat that has two hints.
+    def _found(self, hearing: _Hearing, hints: Mapping[str, BoolArray]) -> list[_Seat]:
+        """Try seats for places that are none of the known seats; of places that are one seat all but one are new."""
+        least = self.settings.found_share
+        models = [self._model(seat.pattern) for seat in self._seats]
+        new: list[_Seat] = []
+        at: dict[int, list[tuple[float, _Place]]] = {}
+        for place in self._places(hearing, hints):
+            apart = [place.difference(model) for model in models]
+            nearest = int(np.argmin(apart)) if apart else -1
+            if nearest < 0 or apart[nearest] >= least:
+                new.append(self._seat(place.pattern))
+            else:
+                at.setdefault(nearest, []).append((apart[nearest], place))
+        for nearest, sharers in at.items():
+            if len(sharers) > 1:
+                sharers.sort(key=lambda sharer: sharer[0])
+                self._seats[nearest].pattern = sharers[0][1].pattern
+                self._seats[nearest].forget()
+                new += [self._seat(place.pattern) for _, place in sharers[1:]]
+        self._seats = self._seats + new
+        return new
 
-        shares: (T, K + 1) who talks when, by the known seats.
+    def _places(self, hearing: _Hearing, hints: Mapping[str, BoolArray]) -> list[_Place]:
+        """The places, each once, from which one voice spoke alone without a break, by the longest stretches.
+
+        A stretch whose halves come from two places is two stretches.
         """
         settings = self.settings
-        least = self._least_frames(settings.found_s)
-        known, new = list(self._seats), list[_Seat]()
         assert self._rest_pattern is not None, "the rest is learned first"
-        anywhere = self._model(self._rest_pattern)
-        others = [self._model(seat.pattern) for seat in known]
-        for frames in hints.values():
-            unknown = frames & (shares[:, -1] > settings.unexplained_share) if known else frames
-            if unknown.sum() < least:
-                continue
-            pattern = self._direct(hearing, unknown)
-            model = self._model(pattern)
-            if hearing.evidence(model, anywhere, unknown) < settings.clear_evidence:
-                continue
-            if all(self._difference(hearing, model, o, unknown) >= settings.suspect_share for o in others):
-                new.append(self._seat(pattern))
-                others.append(model)
-        for k, seat in enumerate(known):
-            own = [frames & (shares[:, k] > 0.5) for frames in hints.values()]
-            own = sorted((f for f in own if f.sum() >= least), key=lambda f: -int(f.sum()))
-            for frames in own[1:]:
-                first, second = self._direct(hearing, own[0]), self._direct(hearing, frames)
-                one, two = self._model(first), self._model(second)
-                apart = self._difference(hearing, one, two, own[0]), self._difference(hearing, two, one, frames)
-                if min(apart) > settings.suspect_share:
-                    seat.pattern = first
-                    seat.forget()
-                    new.append(self._seat(second))
-                    break
-        self._seats = known + new
-        return new
+        rest = self._model(self._rest_pattern)
+        least = self._least_frames(settings.found_s)
+        stretches = {run for frames in hints.values() for run in _runs(frames) if run[1] - run[0] >= least}
+        found: list[tuple[_Place, _Model]] = []
+        waiting = sorted(stretches, key=_longest_first)
+        while waiting:
+            first, after = waiting.pop(0)
+            middle = (first + after) // 2
+            halves = hearing.of(slice(first, middle)), hearing.of(slice(middle, after))
+            one, other = (self._model(self._direct(half)) for half in halves)
+            pattern = self._direct(hearing.of(slice(first, after)))
+            place = _Place(pattern, halves, (other, one), rest, settings.least_evidence)
+            if place.clear < settings.clear_evidence:
+                waiting += [half for half in ((first, middle), (middle, after)) if half[1] - half[0] >= least]
+                waiting.sort(key=_longest_first)
+            elif all(place.difference(model) >= settings.found_share for _, model in found):
+                found.append((place, self._model(pattern)))
+        return [place for place, _ in found]
 
     def _seat(self, pattern: ComplexArray) -> _Seat:
         seat = _Seat(self._next_number, pattern, self._frame, last_heard_frame=self._frame)
         self._next_number += 1
         return seat
 
-    def _direct(self, hearing: _Hearing, frames: BoolArray) -> ComplexArray:
-        """The pattern of some frames, as if nothing else were in them."""
-        mass = np.repeat(frames[None], BINS, axis=0).astype(np.float32)
+    def _direct(self, hearing: _Hearing) -> ComplexArray:
+        """The pattern of all the frames, as if nothing else were in them; of few frames it is closer to the rest's."""
+        assert self._rest_pattern is not None, "the rest is learned first"
+        mass = np.ones(hearing.shape, np.float32)
         pattern = _pattern(hearing.covariance(mass))
         for _ in range(2):
             pattern = _pattern(hearing.covariance(mass / hearing.distance(self._model(pattern))))
-        return pattern
+        known = np.float32(hearing.shape[1] / (hearing.shape[1] + self.settings.doubt_frames))
+        return np.asarray(known * pattern + (1 - known) * self._rest_pattern, np.complex64)
 
     def _settled(self, hearing: _Hearing) -> FloatArray:
         """(T, K + 1) who talks when, by the seats as they are."""
@@ -659,6 +673,32 @@ class _Model:
     log_volume: FloatArray
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a stretch of speech comes from. Its halves are judged by each other: a pattern fits what it was made of.
+
+    pattern: of the whole stretch. crossed: for each half what the other one looks like. least: see
+    `SeparationSettings.least_evidence`.
+    """
+
+    pattern: ComplexArray
+    halves: tuple[_Hearing, _Hearing]
+    crossed: tuple[_Model, _Model]
+    rest: _Model
+    least: float
+
+    @property
+    def clear(self) -> float:
+        """Evidence that both halves come from one place."""
+        return min(half.evidence(model, self.rest) for half, model in zip(self.halves, self.crossed, strict=True))
+
+    def difference(self, other: _Model) -> float:
+        """How far it is from another place: about 0 or below if both are one, about 1 if not."""
+        apart = sum(half.evidence(model, other) for half, model in zip(self.halves, self.crossed, strict=True))
+        clear = sum(half.evidence(model, self.rest) for half, model in zip(self.halves, self.crossed, strict=True))
+        return apart / max(clear, 2 * self.least)
+
+
 class _Hearing:
     """Some frames of the working microphones as directions: level and phase between microphones, loudness aside."""
 
@@ -679,19 +719,30 @@ class _Hearing:
         near: FloatArray = (self._directions @ model.inverse[:, :, None])[:, :, 0]
         return np.maximum(near, _LEAST_DISTANCE)
 
-    def fits(self, models: Sequence[_Model], frames: BoolArray | None = None) -> FloatArray:
+    def fits(self, models: Sequence[_Model], frames: BoolArray | slice = ALL) -> FloatArray:
         """(F, T, K) log-likelihoods of all frames or of some, up to what all have in common."""
         inverse = np.stack([model.inverse for model in models], axis=1)  # (F, K, M)
         volume = np.stack([model.log_volume for model in models], axis=1)  # (F, K)
-        directions = self._directions if frames is None else self._directions[:, frames]
-        distance = np.maximum(directions @ inverse.swapaxes(1, 2), _LEAST_DISTANCE)
+        distance = np.maximum(self._directions[:, frames] @ inverse.swapaxes(1, 2), _LEAST_DISTANCE)
         return np.asarray(-volume[:, None] - self._size * np.log(distance), np.float32)
 
     def shares(self, parts: FloatArray) -> FloatArray:
         """(T, K) of (F, T, K): whose each moment is."""
         return np.asarray(np.einsum("ftk,ft->tk", parts, self._weight) / self._weight_sum[:, None], np.float32)
 
-    def evidence(self, model: _Model, other: _Model, frames: BoolArray) -> float:
+    def of(self, stretch: slice) -> _Hearing:
+        """Of these frames alone."""
+        part = copy(self)
+        part._directions, part._weight = self._directions[:, stretch], self._weight[:, stretch]
+        part._weight_sum, part._power = self._weight_sum[stretch], self._power[:, stretch]
+        return part
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(F, T)."""
+        return self._weight.shape[0], self._weight.shape[1]
+
+    def evidence(self, model: _Model, other: _Model, frames: BoolArray | slice = ALL) -> float:
         """How much better one pattern fits some frames than another: log-likelihood a point and microphone."""
         fits = self.fits([model, other], frames)
         weight = self._weight[:, frames]
@@ -803,6 +854,16 @@ def _parts(fits: FloatArray, prior: FloatArray) -> FloatArray:
 
 def _normal(values: FloatArray) -> FloatArray:
     return np.asarray(values / values.sum(axis=-1, keepdims=True), np.float32)
+
+
+def _runs(frames: BoolArray) -> list[tuple[int, int]]:
+    """(first, after the last) of each run of frames."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], frames.astype(np.int8), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _longest_first(run: tuple[int, int]) -> tuple[int, int]:
+    return run[0] - run[1], run[0]
 
 
 def _within(samples: NDArray[np.int64], stretches: Sequence[tuple[int, int]]) -> BoolArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streaming_models.seat_names import SeatNames
+from streaming_models.seat_names import SETTLED_S, SeatNames
 from streaming_models.speakers import (
     EMBEDDING_SIZE,
     LOCAL_NAMES,
@@ -79,6 +79,12 @@ def test_two_people_at_one_place_are_told_apart_by_voice() -> None:
     assert stray.speaker_of(0, 0, 1)[0] == "S1"
 
 
+def test_a_few_seconds_do_not_show_that_a_place_has_two_people() -> None:
+    seats = names(Decided("S2"))
+    seats.hear({0: {"S1": 2.0, "S2": 1.9}}, {0})
+    assert seats.speaker_of(0, 0, 1)[0] == "S1"
+
+
 def test_a_merged_label_is_the_one_it_was_merged_into() -> None:
     registry = SpeakerRegistry()
     seats = names(registry=registry)
@@ -92,5 +98,12 @@ def test_a_merged_label_is_the_one_it_was_merged_into() -> None:
 @pytest.mark.parametrize(("end", "state"), [(100, "final"), (101, "provisional")])
 def test_a_label_is_final_when_the_diarizers_is(end: int, state: str) -> None:
     seats = names(Decided(final_until=100))
-    seats.hear({0: {"S1": 5.0}}, {0})
+    seats.hear({0: {"S1": SETTLED_S}}, {0})
     assert seats.speaker_of(0, 50, end) == ("S1", state)
+
+
+@pytest.mark.parametrize(("last", "state"), [(False, "provisional"), (True, "final")])
+def test_a_label_of_little_speech_may_change_until_the_end(last: bool, state: str) -> None:
+    seats = names(Decided(final_until=100))
+    seats.hear({0: {"S1": SETTLED_S - 1}}, {0}, last=last)
+    assert seats.speaker_of(0, 50, 100) == ("S1", state)

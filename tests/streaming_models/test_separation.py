@@ -91,6 +91,33 @@ def test_both_talkers_get_a_seat_and_no_more() -> None:
     assert sorted(seat for seat in separated() if seat is not None) == [0, 1]
 
 
+def test_two_whom_the_diarizer_takes_for_one_have_a_seat_each() -> None:
+    def one_name(until_sample: int) -> Alone:
+        spans = [(start * RATE_HZ, min(end * RATE_HZ, until_sample)) for start, end in (FIRST_ALONE, SECOND_ALONE)]
+        return {"S1": [span for span in spans if span[0] < span[1]]}
+
+    found = lines(run(scene(), told=one_name))
+    voices = images()[:, 0, 18 * RATE_HZ : 28 * RATE_HZ]
+    assert sorted(seat for seat in found if seat is not None) == [0, 1]
+    for seat, own in ((0, 0), (1, 1)):
+        assert gain_db(stretch(found[seat], 18, 28), voices[own], voices[1 - own]) > 8
+
+
+def test_a_seat_that_was_learned_from_two_is_parted() -> None:
+    """The hint that makes the seat runs on into the other's turn; later hints know better."""
+
+    def late(until_sample: int) -> Alone:
+        if until_sample < 12 * RATE_HZ:
+            return {"S1": [(3 * RATE_HZ, 9 * RATE_HZ)]} if until_sample == 10 * RATE_HZ else {}
+        return hints(until_sample)
+
+    found = lines(run(scene(), told=late))
+    voices = images()[:, 0, 18 * RATE_HZ : 28 * RATE_HZ]
+    apart = [gain_db(stretch(line, 18, 28), voices[0], voices[1]) for seat, line in found.items() if seat is not None]
+    assert max(apart) > 8
+    assert min(apart) < -8
+
+
 def test_two_who_talk_at_once_are_pulled_apart() -> None:
     voices = images()[:, 0, 18 * RATE_HZ : 28 * RATE_HZ]
     for seat, own in ((0, 0), (1, 1)):

@@ -92,7 +92,8 @@ def create_app(settings: Settings) -> Starlette:
             await store.ping()
             threads = settings.worker_threads or os.cpu_count() or 1
             workers = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="inference"))
-            models = await asyncio.get_running_loop().run_in_executor(workers, load_systems)
+            loop = asyncio.get_running_loop()
+            models = await loop.run_in_executor(workers, load_systems, settings.second_reading)
             if not settings.redis_url:
                 await _end_orphans(store)
             hub = Hub(store)

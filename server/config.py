@@ -19,6 +19,9 @@ class SettingsError(ValueError):
     """A setting that is unknown or has a value that makes no sense; names the setting and what was expected."""
 
 
+SECOND_READINGS = ("base", "tiny", "off")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that can be set, with its unit in its name. README holds the same table; a test keeps it so."""
@@ -33,6 +36,8 @@ class Settings:
     """Folder in which the embedded Valkey keeps transcripts across restarts; empty: memory only."""
     system: str = "moonshine"
     """Recogniser for sessions that name none."""
+    second_reading: str = "base"
+    """Model that reads what has been said once more: base, tiny, or off. Where there is no base, tiny reads."""
     worker_threads: int = 0
     """Inference threads; 0: one per CPU core."""
     max_sessions: int = 32
@@ -75,6 +80,8 @@ class Settings:
                 raise SettingsError(f"{name}: expected {low:g} to {high:g}, got {value}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: expected debug, info, warning or error, got {self.log_level!r}")
+        if self.second_reading not in SECOND_READINGS:
+            raise SettingsError(f"second_reading: expected base, tiny or off, got {self.second_reading!r}")
         if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
             raise SettingsError(f"redis_url: expected redis://, rediss:// or unix://, got {self.redis_url!r}")
 

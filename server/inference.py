@@ -64,11 +64,20 @@ def moonshine_assets() -> Path:
     return _in_package("moonshine_voice", "assets/tiny-en/encoder_model.ort").parent
 
 
+def moonshine_base_assets() -> Path | None:
+    """Folder of Moonshine Base's files; None where its wheel is not installed: it is not built for every platform."""
+    try:
+        return _in_package("moonshine_cpp", "models/base-en/encoder_model.ort").parent
+    except FileNotFoundError:
+        return None
+
+
 class MoonshineGraphs:
     """`streaming_models.moonshine.Graphs` over ONNX Runtime. Threads may share it: `run` holds no state."""
 
     def __init__(self, assets: Path) -> None:
         self._encoder = _session(assets / "encoder_model.ort")
+        self._masked = len(self._encoder.get_inputs()) > 1  # Base's export takes one window without padding
         decoder = split_decoder(read_ort_as_onnx(assets / "decoder_model_merged.ort"))
         self._prefix = _session(decoder.prefix)
         self._step = _session(decoder.step)
@@ -79,7 +88,9 @@ class MoonshineGraphs:
 
     def encode(self, samples: FloatArray) -> FloatArray:
         """See `Graphs`."""
-        feed = {"input_values": samples[None], "attention_mask": _ones(len(samples))}
+        feed: dict[str, NDArray[np.generic]] = {"input_values": samples[None]}
+        if self._masked:
+            feed["attention_mask"] = _ones(len(samples))
         hidden: FloatArray = self._encoder.run(None, feed)[0][0]
         return hidden
 
@@ -270,9 +281,13 @@ terms: WER 0.047 at 1.5 and 0.5, 0.046 here and at 4 and 1, where the first word
 
 
 class Loader:
-    """Loads graphs once, however many systems share them."""
+    """Loads graphs once, however many systems share them.
 
-    def __init__(self) -> None:
+    `second_reading`: the model that reads what has been said once more, see `Settings`.
+    """
+
+    def __init__(self, second_reading: str = "base") -> None:
+        self._second_reading = second_reading
         self._assets = moonshine_assets()
         self._weights = Path(streaming_models.__file__).parent / "weights"
         self._silero = SileroGraph()
@@ -284,6 +299,16 @@ class Loader:
     @cached_property
     def _moonshine(self) -> Moonshine:
         graphs = MoonshineGraphs(self._assets)
+        return Moonshine(graphs, graphs.table)
+
+    @cached_property
+    def _second_reader(self) -> Moonshine | None:
+        if self._second_reading == "off":
+            return None
+        assets = moonshine_base_assets() if self._second_reading == "base" else None
+        if assets is None:
+            return self._moonshine
+        graphs = MoonshineGraphs(assets)
         return Moonshine(graphs, graphs.table)
 
     @cached_property
@@ -303,8 +328,9 @@ class Loader:
         return self._favouring(system, ())
 
     def _favouring(self, system: str, vocabulary: tuple[str, ...]) -> Models:
-        voices, moonshine = self._voices, self._moonshine
-        bias = HotwordBias(spellings(vocabulary, moonshine.table), BONUS, START_BONUS) if vocabulary else None
+        voices, moonshine, second = self._voices, self._moonshine, self._second_reader
+        bias = _bias(vocabulary, moonshine)
+        polish = None if second is None else FullContext(second, _bias(vocabulary, second))
         again = partial(self._favouring, system)
         if system in ("moonshine", "moonshine-mono"):
             windowed = partial(WindowedRecogniser, moonshine, bias=bias)
@@ -312,18 +338,22 @@ class Loader:
                 lambda: windowed(Silero(self._silero)),
                 voices.segment,
                 voices.embed,
-                favouring=again,
+                polish,
+                again,
                 separate=system == "moonshine",
-                reread=FullContext(moonshine, bias),
             )
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(
             lambda: SotRecogniser(graphs, graphs.table, Silero(self._silero), bias=bias),
             voices.segment,
             voices.embed,
-            FullContext(moonshine, bias),
+            polish,
             again,
         )
+
+
+def _bias(vocabulary: tuple[str, ...], reader: Moonshine) -> HotwordBias | None:
+    return HotwordBias(spellings(vocabulary, reader.table), BONUS, START_BONUS) if vocabulary else None
 
 
 def spellings(phrases: Iterable[str], table: TokenTable) -> list[tuple[int, ...]]:
@@ -341,7 +371,7 @@ def load_models(system: str) -> Models:
     return Loader().models(system)
 
 
-def load_systems() -> dict[str, Models]:
+def load_systems(second_reading: str = "base") -> dict[str, Models]:
     """Every system by name; they share what they have in common."""
-    loader = Loader()
+    loader = Loader(second_reading)
     return {system: loader.models(system) for system in SYSTEMS}

@@ -66,8 +66,8 @@ class Models:
 
     `polish` reads ended turns a second time; None: the live text stands. `favouring` gives the same models with names
     and terms that they are to favour; None: they cannot. `separate`: the people around an array are pulled apart before
-    they are recognised, for a recogniser that hears one voice at a time; `reread` then reads what each of them said
-    once more when it is over, as it sounds in hindsight; None: the live text stands.
+    they are recognised, for a recogniser that hears one voice at a time; what is polished then is what each of them
+    said, as it sounds in hindsight.
     """
 
     recogniser: Callable[[], Recogniser]
@@ -76,7 +76,6 @@ class Models:
     polish: Reader | None = None
     favouring: Callable[[tuple[str, ...]], Models] | None = None
     separate: bool = False
-    reread: Reader | None = None
 
 
 @dataclass
@@ -213,12 +212,13 @@ class Pipeline:
 
     def _new_lane(self, number: int, offset_samples: int) -> _Lane:
         lane = _Lane(number, offset_samples, self._models.recogniser(), label=self._owners.get(number, ""))
-        if self._models.polish is not None:
+        separated = self._models.separate and self._audio.channels > 1 and (number == MIX_LANE or number >= SEAT_LANE)
+        if self._models.polish is not None and not separated:
             lane.polisher = Polisher(self._models.polish, lane.words, offset_samples)
         if number == MIX_LANE:
             lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
             lane.attribution = Attribution(lane.diarizer, lane.words, offset_samples)
-            if self._models.separate and self._audio.channels > 1:
+            if separated:
                 lane.separator = SeatSeparator(self._audio.channels)
                 lane.names = SeatNames(lane.diarizer, self.registry)
         elif number < SEAT_LANE:
@@ -271,11 +271,11 @@ class Pipeline:
         since = lane.diarizer.decided_until_sample - lane.separator.learns_from_samples
         hindsight = lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
         lane.names.hear(lane.separator.heard, lane.separator.recent, last=last)
-        if hindsight is None or self._models.reread is None:
+        if hindsight is None or self._models.polish is None:
             return []
         messages: list[ServerMessage] = []
         for passage in lane.second_hearing.review(hindsight, last=last):
-            messages += self._reread(lane, hindsight, passage, self._models.reread)
+            messages += self._reread(lane, hindsight, passage, self._models.polish)
         return messages
 
     def _reread(self, mix: _Lane, hindsight: Hindsight, passage: Passage, read: Reader) -> list[ServerMessage]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming_models.moonshine import Moonshine
+from streaming_models.moonshine import FRAME_SAMPLES, Moonshine
 from streaming_models.recogniser import Word
 from streaming_models.search import HotwordBias
 from streaming_models.stable_prefix import StablePrefix, words_in
@@ -111,7 +111,8 @@ class FullContext:
 
     def __call__(self, samples: FloatArray) -> Sequence[Word]:
         """See `Reader`."""
-        reading = self._moonshine.read(samples, bias=self._bias)
+        # It is known to be speech; Base now and then takes a beginning without silence before it for nothing at all.
+        reading = self._moonshine.read(samples, bias=self._bias, speech_end_frame=len(samples) // FRAME_SAMPLES)
         return words_in(StablePrefix(0).words_of(reading, self._moonshine.table, 0, len(samples)))
 
 

@@ -310,7 +310,7 @@ def test_two_who_talk_at_once_around_an_array_are_captioned_each_on_a_line() -> 
 
 @cache
 def around_a_table_as_heard_live() -> list[ServerMessage]:
-    return run(ARRAY, array_scene.scene(), [16_000], replace(real.models(), reread=None))
+    return run(ARRAY, array_scene.scene(), [16_000], replace(real.models(), polish=None))
 
 
 def words_between(messages: list[ServerMessage], span_s: tuple[int, int]) -> list[tuple[str, str]]:

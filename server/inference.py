@@ -330,24 +330,27 @@ class Loader:
     def _favouring(self, system: str, vocabulary: tuple[str, ...]) -> Models:
         voices, moonshine, second = self._voices, self._moonshine, self._second_reader
         bias = _bias(vocabulary, moonshine)
-        polish = None if second is None else FullContext(second, _bias(vocabulary, second))
         again = partial(self._favouring, system)
         if system in ("moonshine", "moonshine-mono"):
             windowed = partial(WindowedRecogniser, moonshine, bias=bias)
+            separate = system == "moonshine"
+            hindsight = None
+            if separate and second is not None:
+                hindsight = FullContext(second, _bias(vocabulary, second), all_speech=True)
             return Models(
                 lambda: windowed(Silero(self._silero)),
                 voices.segment,
                 voices.embed,
-                polish,
+                hindsight,
                 again,
-                separate=system == "moonshine",
+                separate=separate,
             )
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(
             lambda: SotRecogniser(graphs, graphs.table, Silero(self._silero), bias=bias),
             voices.segment,
             voices.embed,
-            polish,
+            None if second is None else FullContext(moonshine, bias),
             again,
         )
 

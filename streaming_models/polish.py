@@ -104,15 +104,19 @@ class Polisher:
 class FullContext:
     """A `Reader`: Moonshine over the whole audio at once."""
 
-    def __init__(self, moonshine: Moonshine, bias: HotwordBias | None = None) -> None:
-        """Args: bias: names and terms to be favoured."""
+    def __init__(self, moonshine: Moonshine, bias: HotwordBias | None = None, *, all_speech: bool = False) -> None:
+        """Args: bias: names and terms to be favoured; all_speech: what is read is known to be speech to its end.
+
+        Base now and then takes a beginning without silence before it for nothing at all unless it is told.
+        """
         self._moonshine = moonshine
         self._bias = bias
+        self._all_speech = all_speech
 
     def __call__(self, samples: FloatArray) -> Sequence[Word]:
         """See `Reader`."""
-        # It is known to be speech; Base now and then takes a beginning without silence before it for nothing at all.
-        reading = self._moonshine.read(samples, bias=self._bias, speech_end_frame=len(samples) // FRAME_SAMPLES)
+        end_frame = len(samples) // FRAME_SAMPLES if self._all_speech else 0
+        reading = self._moonshine.read(samples, bias=self._bias, speech_end_frame=end_frame)
         return words_in(StablePrefix(0).words_of(reading, self._moonshine.table, 0, len(samples)))
 
 

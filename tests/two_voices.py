@@ -161,7 +161,7 @@ def models(polish: Reader | None = None) -> Models:
 def serving(chosen: Models) -> Iterator[str]:
     """The server's own application on a free loopback port, in this process; its URL."""
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
-        patch.setattr("server.app.load_systems", lambda: dict.fromkeys(SYSTEMS, chosen))
+        patch.setattr("server.app.load_systems", lambda _: dict.fromkeys(SYSTEMS, chosen))
         config = uvicorn.Config(
             create_app(Settings(worker_threads=1)), log_config=None, log_level="warning", ws="websockets-sansio"
         )

@@ -93,5 +93,5 @@ def test_speech_is_not_taken_for_nothing() -> None:
     """Cut where this recording begins, without silence before it, Base hears the end at once unless it is told."""
     reader = Moonshine(graphs(), graphs().table)
     assert reader.read(speech()).tokens == ()
-    words = FullContext(reader)(speech())
+    words = FullContext(reader, all_speech=True)(speech())
     assert normalise(" ".join(w.text for w in words)).startswith("it was the best of times it was the worst of times")

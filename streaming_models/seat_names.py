@@ -43,6 +43,9 @@ class SeatNames:
             last: nothing follows: what is known must do.
         """
         self._ended = last
+        # A seat that has just been given up may still have last words.
+        kept = {*self._heard, *heard}
+        self._labels = {seat: label for seat, label in self._labels.items() if seat in kept}
         self._heard = {seat: self._by_label(names) for seat, names in heard.items()}
         rows = [seat for seat in sorted(self._heard) if seat in recent and self._heard[seat]]
         labels = sorted({label for seat in rows for label in self._heard[seat]}, key=label_number)

@@ -79,6 +79,15 @@ def test_two_people_at_one_place_are_told_apart_by_voice() -> None:
     assert stray.speaker_of(0, 0, 1)[0] == "S1"
 
 
+def test_a_seat_that_was_given_up_keeps_its_label_for_its_last_words_only() -> None:
+    seats = names()
+    seats.hear({0: {"S1": 5.0}, 1: {"S2": 5.0}}, {0, 1})
+    seats.hear({0: {"S1": 6.0}}, {0})
+    assert seats.speaker_of(1, 0, 1)[0] == "S2"
+    seats.hear({0: {"S1": 7.0}}, {0})
+    assert seats.speaker_of(1, 0, 1) == ("", "provisional")
+
+
 def test_a_few_seconds_do_not_show_that_a_place_has_two_people() -> None:
     seats = names(Decided("S2"))
     seats.hear({0: {"S1": 2.0, "S2": 1.9}}, {0})

@@ -214,7 +214,7 @@ def _encoder_caches(graph: DecoderGraph) -> None:
     """encoder_hidden_states (1, T, D) -> present.*.encoder.* (1, heads, T, head size)."""
     size = graph.weights.size
     hidden = graph.quantised("encoder_hidden_states")
-    for k in range(graph.weights.size.layers):
+    for k in range(size.layers):
         for kind in ("key", "value"):
             name = f"layers.{k}.encoder.{kind}"
             rows = graph.linear(hidden, f"layers.{k}/encoder_attn/{kind[0]}_proj", name)

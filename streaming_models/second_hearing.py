@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming_models.separation import HOP_SAMPLES, Hindsight
+from streaming_models.separation import HOP_SAMPLES, Hindsight, runs
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -53,7 +53,7 @@ class Passage:
 class SecondHearing:
     """One separator's passages, each once; once more if a seat is found whose talker spoke meanwhile.
 
-    It remembers two numbers a seat.
+    It remembers one number a seat.
     """
 
     def __init__(self) -> None:
@@ -114,9 +114,8 @@ def passages(speaks: BoolArray, share: FloatArray) -> list[tuple[int, int]]:
         speaks: (T,) whether the talker is heard.
         share: (T,) how much: where to cut what is too long.
     """
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], speaks.astype(np.int8), [0]))))
     joined: list[tuple[int, int]] = []
-    for first, after in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+    for first, after in runs(speaks):
         if joined and first - joined[-1][1] < PAUSE_HOPS:
             joined[-1] = (joined[-1][0], after)
         else:

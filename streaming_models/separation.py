@@ -442,13 +442,10 @@ class SeatSeparator:
         middles = np.arange(first, self._frame, step) * HOP_SAMPLES
         hints = {name: _within(middles, stretches) for name, stretches in alone.items()}
         self._learn_rest(hearing)
-        shares = self._settled(hearing)
         new = self._found(hearing, hints)
         if not self._seats:
             return None
-        if new:
-            shares = self._settled(hearing)
-        parts = self._merge(hearing, self._fit(hearing, shares), new)
+        parts = self._merge(hearing, self._fit(hearing, self._settled(hearing)), new)
         fresh = min(1.0, since_s * SAMPLE_RATE_HZ / HOP_SAMPLES / spectra.shape[1])
         self._remember(hearing, parts, hints, fresh, float(np.exp(-since_s / self.settings.memory_s)))
         self._aim()
@@ -535,7 +532,7 @@ class SeatSeparator:
         assert self._rest_pattern is not None, "the rest is learned first"
         rest = self._model(self._rest_pattern)
         least = self._least_frames(settings.found_s)
-        stretches = {run for frames in hints.values() for run in _runs(frames) if run[1] - run[0] >= least}
+        stretches = {run for frames in hints.values() for run in runs(frames) if run[1] - run[0] >= least}
         found: list[tuple[_Place, _Model]] = []
         waiting = sorted(stretches, key=_longest_first)
         while waiting:
@@ -856,7 +853,7 @@ def _normal(values: FloatArray) -> FloatArray:
     return np.asarray(values / values.sum(axis=-1, keepdims=True), np.float32)
 
 
-def _runs(frames: BoolArray) -> list[tuple[int, int]]:
+def runs(frames: BoolArray) -> list[tuple[int, int]]:
     """(first, after the last) of each run of frames."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], frames.astype(np.int8), [0]))))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

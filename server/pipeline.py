@@ -280,7 +280,8 @@ class Pipeline:
     def _reread(self, mix: _Lane, hindsight: Hindsight, passage: Passage, read: Reader) -> list[ServerMessage]:
         """Read a passage of a seat once more, and take back what others' lines said instead."""
         assert mix.names is not None, "only a separated mix is heard again"
-        start, end = (max(0, mix.offset_samples + sample) for sample in (passage.start_sample, passage.end_sample))
+        span = (passage.start_sample, passage.end_sample)
+        start, end = (min(max(0, mix.offset_samples + sample), self._clock) for sample in span)
         words = placed(read(passage.pcm), start, end)
         if not words or (len(words) == 1 and words[0].confidence < LONE_CONFIDENCE):
             return []

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming_models.separation import HOP_SAMPLES, Hindsight, runs
+from streaming_models.frame_runs import runs
+from streaming_models.separation import HOP_SAMPLES, Hindsight
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming_models.dereverberation import Dereverberator
+from streaming_models.frame_runs import runs
 
 FloatArray = NDArray[np.float32]
 ComplexArray = NDArray[np.complex64]
@@ -312,21 +313,21 @@ class SeatSeparator:
         padding = -(-(self._pending.shape[1] + ahead) // GROUP_SAMPLES) * GROUP_SAMPLES - self._pending.shape[1]
         padded = np.pad(self._pending, ((0, 0), (0, padding)))
         for at in range(0, padded.shape[1], GROUP_SAMPLES):
-            self._group(padded[:, at : at + GROUP_SAMPLES], (), out, learn=False)
+            self._group(padded[:, at : at + GROUP_SAMPLES], None, out)
         self._pending = self._pending[:, :0]
         cut = [SeatAudio(a.seat, a.start_sample, a.pcm[: max(0, end - a.start_sample)]) for a in _joined(out)]
         return [audio for audio in cut if len(audio.pcm)]
 
-    def _group(self, block: FloatArray, dead: Collection[int], out: list[SeatAudio], learn: bool = True) -> None:
+    def _group(self, block: FloatArray, dead: Collection[int] | None, out: list[SeatAudio]) -> None:
+        """Take the next samples; dead: None where they are padding, which says nothing of the microphones."""
         sound = np.concatenate((self._tail, block), axis=1)
         self._tail = sound[:, GROUP_SAMPLES:]
         frames = np.stack([sound[:, t * HOP_SAMPLES :][:, :FRAME_SAMPLES] for t in range(GROUP_FRAMES)], axis=1)
         spectra = np.fft.rfft(frames * _WINDOW, axis=2).astype(np.complex64)  # (C + 1, T, F)
-        if learn:
+        if dead is not None:
             self._use(block[:-1], dead)
         clean = self._dereverberator.step(spectra[:-1])
-        if learn:
-            self._buffer.append(clean)
+        self._buffer.append(clean)
         points, shares = self._judge(clean)
         beams = {seat.number: np.einsum("fc,ctf->tf", seat.filter.conj(), clean) for seat in self._seats}
         for t in range(GROUP_FRAMES):
@@ -851,12 +852,6 @@ def _parts(fits: FloatArray, prior: FloatArray) -> FloatArray:
 
 def _normal(values: FloatArray) -> FloatArray:
     return np.asarray(values / values.sum(axis=-1, keepdims=True), np.float32)
-
-
-def runs(frames: BoolArray) -> list[tuple[int, int]]:
-    """(first, after the last) of each run of frames."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], frames.astype(np.int8), [0]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _longest_first(run: tuple[int, int]) -> tuple[int, int]:

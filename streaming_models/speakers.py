@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_models.fbank import SAMPLE_RATE_HZ, SHIFT_SAMPLES, FbankStream, VoiceInputError, centred, check_pcm
+from streaming_models.frame_runs import runs
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -1204,7 +1205,7 @@ class Diarizer:
                 continue
             pair = np.stack([self._first_person[low:high], self._second_person[low:high]], 1)
             for number in np.unique(pair[pair >= 0]):
-                for a, b in _runs_on((pair == number).any(1)):
+                for a, b in runs((pair == number).any(1)):
                     spans.append(
                         SpeakerSpan(
                             int(start + a) * FRAME_SAMPLES,
@@ -1217,14 +1218,9 @@ class Diarizer:
         return sorted(spans, key=lambda span: (span.start_sample, span.end_sample, span.speaker))
 
 
-def _runs_on(on: BoolArray) -> IntArray:
-    """(N, 2) first frame of each run that is on, and the frame after its last."""
-    return np.flatnonzero(np.diff(np.concatenate([[False], on, [False]]).astype(np.int8))).reshape(-1, 2)
-
-
 def _stretches(on: BoolArray, first_frame: int, since_sample: int) -> list[tuple[int, int]]:
     """Samples of the runs of frames that are on, from a sample on."""
-    spans = [(int(first_frame + a) * FRAME_SAMPLES, int(first_frame + b) * FRAME_SAMPLES) for a, b in _runs_on(on)]
+    spans = [((first_frame + a) * FRAME_SAMPLES, (first_frame + b) * FRAME_SAMPLES) for a, b in runs(on)]
     return [(max(start, since_sample), end) for start, end in spans if end > since_sample]
 
 

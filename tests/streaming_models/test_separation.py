@@ -157,6 +157,22 @@ def test_a_seat_ends_with_the_audio() -> None:
             assert start + len(pcm) == SECONDS * RATE_HZ
 
 
+@pytest.mark.parametrize("extra", [0, 777])
+def test_hindsight_after_the_end_is_on_the_clock_of_the_audio(extra: int) -> None:
+    pcm = scene()[:, : 24 * RATE_HZ + extra]
+    separator = SeatSeparator(4)
+    run(pcm, separator=separator)
+    hindsight = separator.guide(hints(pcm.shape[1]), 2.0)
+    assert hindsight is not None
+    first = (20 * RATE_HZ - hindsight.start_sample) // HOP_SAMPLES
+    start = hindsight.start_sample + first * HOP_SAMPLES
+    heard = hindsight.audio(separator.seats[0], first, first + 100)
+    lags = range(-4 * HOP_SAMPLES, 4 * HOP_SAMPLES + 1, 16)
+    voice = images()[0, 0]
+    alike = [abs(float(heard @ voice[start + lag :][: len(heard)])) for lag in lags]
+    assert abs(lags[int(np.argmax(alike))]) <= 32
+
+
 @pytest.mark.parametrize("sizes", [(320,), (16_000, 1, 777), (5_120, 64)], ids=["20ms", "uneven", "320ms"])
 def test_any_chunking_equals_one_call(sizes: tuple[int, ...]) -> None:
     pcm = scene()[:, : 14 * RATE_HZ]

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import onnx
@@ -25,8 +24,8 @@ from server.pipeline import Models
 from streaming_models.chunked_encoder import State
 from streaming_models.contract import HEAD_SIZE, HEADS, LAYERS, check_decoder, check_encoder
 from streaming_models.moonshine import Caches, FloatArray, Moonshine
-from streaming_models.polish import FullContext, Reader
-from streaming_models.recogniser import WindowedRecogniser, Word
+from streaming_models.polish import FullContext
+from streaming_models.recogniser import WindowedRecogniser
 from streaming_models.search import HotwordBias
 from streaming_models.sot_recogniser import SotRecogniser
 from streaming_models.tokens import TokenTable
@@ -281,20 +280,6 @@ BONUS, START_BONUS = 3.0, 1.0
 terms: WER 0.047 at 1.5 and 0.5, 0.046 here and at 4 and 1, where the first word is written that was not said."""
 
 
-class LateReader:
-    """A `Reader` that is made when it is first asked: Base takes 0.2 GB and a second or two, for arrays only."""
-
-    def __init__(self, make: Callable[[], Reader]) -> None:
-        self._make = make
-        self._reader: Reader | None = None
-
-    def __call__(self, samples: FloatArray) -> Sequence[Word]:
-        """See `Reader`."""
-        if self._reader is None:
-            self._reader = self._make()
-        return self._reader(samples)
-
-
 class Loader:
     """Loads graphs once, however many systems share them.
 
@@ -303,7 +288,6 @@ class Loader:
 
     def __init__(self, second_reading: str = "base") -> None:
         self._second_reading = second_reading
-        self._loading = Lock()
         self._assets = moonshine_assets()
         self._weights = Path(streaming_models.__file__).parent / "weights"
         self._silero = SileroGraph()
@@ -324,11 +308,6 @@ class Loader:
             return self._moonshine
         graphs = MoonshineGraphs(assets)
         return Moonshine(graphs, graphs.table)
-
-    def _hindsight(self, vocabulary: tuple[str, ...]) -> FullContext:
-        with self._loading:
-            second = self._second_reader
-        return FullContext(second, _bias(vocabulary, second), all_speech=True)
 
     @cached_property
     def _sot(self) -> SotGraphs:
@@ -353,14 +332,14 @@ class Loader:
         again = partial(self._favouring, system)
         if system in ("moonshine", "moonshine-mono"):
             windowed = partial(WindowedRecogniser, moonshine, bias=bias)
-            separate = system == "moonshine"
+            second = self._second_reader if reads_twice else None
             return Models(
                 lambda: windowed(Silero(self._silero)),
                 voices.segment,
                 voices.embed,
-                LateReader(partial(self._hindsight, vocabulary)) if separate and reads_twice else None,
+                FullContext(second, _bias(vocabulary, second), all_speech=True) if second else None,
                 again,
-                separate=separate,
+                separate=system == "moonshine",
             )
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(

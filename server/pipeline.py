@@ -67,7 +67,7 @@ class Models:
     `polish` reads ended turns a second time; None: the live text stands. `favouring` gives the same models with names
     and terms that they are to favour; None: they cannot. `separate`: the people around an array are pulled apart before
     they are recognised, for a recogniser that hears one voice at a time; what is polished then is what each of them
-    said, as it sounds in hindsight, and nothing else.
+    said, as it sounds in hindsight.
     """
 
     recogniser: Callable[[], Recogniser]
@@ -212,12 +212,13 @@ class Pipeline:
 
     def _new_lane(self, number: int, offset_samples: int) -> _Lane:
         lane = _Lane(number, offset_samples, self._models.recogniser(), label=self._owners.get(number, ""))
-        if self._models.polish is not None and not self._models.separate:
+        separated = self._models.separate and self._audio.channels > 1 and (number == MIX_LANE or number >= SEAT_LANE)
+        if self._models.polish is not None and not separated:
             lane.polisher = Polisher(self._models.polish, lane.words, offset_samples)
         if number == MIX_LANE:
             lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
             lane.attribution = Attribution(lane.diarizer, lane.words, offset_samples)
-            if self._models.separate and self._audio.channels > 1:
+            if separated:
                 lane.separator = SeatSeparator(self._audio.channels)
                 lane.names = SeatNames(lane.diarizer, self.registry)
         elif number < SEAT_LANE:

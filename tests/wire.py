@@ -16,7 +16,7 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from server.protocol import AnyServerMessage, AudioFrame, Error, Final, decode, pack_frame
+from server.protocol import AnyServerMessage, AudioFrame, Error, Final, Revision, WordMessage, decode, pack_frame
 from tests.real import FloatArray, as_s16
 
 ANSWER_S = 60.0
@@ -55,9 +55,9 @@ async def rest(url: str, method: str, path: str, body: object = None) -> Answer:
 
 
 def start_text(session_id: str = "", *, without: str = "", audio: dict[str, Any] | None = None, **changes: Any) -> str:
-    """A `start` for one channel of s16le at 16 kHz, with fields changed or one left out."""
+    """A `start` for one channel of s16le at 16 kHz that asks for revisions, with fields changed or one left out."""
     form = {"sample_rate_hz": 16_000, "channels": 1, "encoding": "s16le"} | (audio or {})
-    message = {"type": "start", "protocol": 1, "session_id": session_id, "audio": form} | changes
+    message = {"type": "start", "protocol": 1, "session_id": session_id, "audio": form, "revisions": True} | changes
     message.pop(without, None)
     return json.dumps(message)
 
@@ -132,8 +132,14 @@ Spoken = list[tuple[str, int, int, str]]
 
 
 def words_of(messages: list[AnyServerMessage]) -> Spoken:
-    """Final words with their times and labels."""
-    return [(w.text, w.start_ms, w.end_ms, w.speaker) for m in messages if isinstance(m, Final) for w in m.words]
+    """Final words with their times and labels, turn by turn, as they stand after revisions."""
+    turns: dict[int, list[WordMessage]] = {}
+    for message in messages:
+        if isinstance(message, Final):
+            turns.setdefault(message.turn, []).extend(message.words)
+        elif isinstance(message, Revision):
+            turns[message.turn] = list(message.words)
+    return [(w.text, w.start_ms, w.end_ms, w.speaker) for words in turns.values() for w in words]
 
 
 async def speak(

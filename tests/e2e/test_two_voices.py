@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -88,9 +87,8 @@ async def test_voices_that_overlap_are_turns_that_are_open_at_once(url: str) -> 
 @pytest.mark.parametrize("asked", [False, True])
 async def test_revisions_come_to_those_who_ask(url: str, asked: bool) -> None:
     name = fresh()
-    wish: dict[str, Any] = {"revisions": True} if asked else {}
     async with talk(url) as sender:
-        await sender.send(start_text(name, audio=FORM, **wish))
+        await sender.send(start_text(name, audio=FORM, revisions=asked))
         await sender.until("started")
         reading = asyncio.create_task(sender.until_closed())
         await sender.send_frames(real.as_s16(two_voices.meeting()), 3_200 * 8, 8)

@@ -79,7 +79,7 @@ async def test_viewer_gets_every_durable_message_whenever_they_come(server_url: 
     frames = frames_of(real.as_s16(real.short_speech()), 3_200)
 
     async def watch() -> list[tuple[int, str]]:
-        async with talk(server_url, f"/v1/sessions/{name}/captions") as viewer:
+        async with talk(server_url, f"/v1/sessions/{name}/captions?revisions=1") as viewer:
             assert await viewer.until_closed() == 1000
             assert viewer.heard[0].type == "session"
             return [(m.seq, m.type) for m in viewer.heard if m.type in DURABLE]
@@ -143,7 +143,7 @@ async def test_a_word_of_the_vocabulary_is_written_where_another_was_likelier(se
     pcm = real.short_speech()
     spelt = []
     for vocabulary in ([], ["failed"]):
-        said = words_of(await speak(server_url, pcm, system="sot", vocabulary=vocabulary))
+        said = words_of(await speak(server_url, pcm, system="sot", vocabulary=vocabulary, revisions=False))
         spelt.append([text.strip(".,").lower() for text, *_ in said])
     without, favoured = spelt
     assert favoured == ["ever", "tried", "ever", "failed"]

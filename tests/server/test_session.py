@@ -81,7 +81,7 @@ async def kept(store: Store, session_id: str = "a") -> Messages:
 
 async def test_session_runs_from_started_to_end(store: Store) -> None:
     async with managing(store) as manager:
-        session, outbox = await opened(manager)
+        session, outbox = await opened(manager, revisions=True)
         for frame in frames():
             await session.accept(frame)
         await session.finish()
@@ -92,7 +92,7 @@ async def test_session_runs_from_started_to_end(store: Store) -> None:
         }  # fmt: skip
         assert len(words(messages)) == 4
         assert max(m["received_samples"] for m in messages if m["type"] == "ack") == len(real.short_speech())
-        durable = [m for m in messages if m["type"] in ("final", "speaker", "end")]
+        durable = [m for m in messages if m["type"] in ("final", "speaker", "revision", "end")]
         assert durable == await kept(store)
         assert [m["seq"] for m in durable] == list(range(1, len(durable) + 1))
         record = await store.session("a")

@@ -54,6 +54,8 @@ MIN_FIRST_VOICE_SAMPLES = MODEL_RATE_HZ
 """What a turn's end must bring to give a microphone its first person."""
 MIN_VOICE_SAMPLES = ms_to_samples(600)
 """Less speech than this says nothing about a voice."""
+MIN_PASSAGE_VOICE_SAMPLES = MODEL_RATE_HZ
+"""The same for a passage of a seat: there is always another that says more."""
 LONE_CONFIDENCE = 0.5
 """A passage that is read again as a single word less likely than this stands as it was read live."""
 MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
@@ -271,21 +273,53 @@ class Pipeline:
         since = lane.diarizer.decided_until_sample - lane.separator.learns_from_samples
         hindsight = lane.separator.guide(lane.diarizer.alone(max(0, since)), new_samples / MODEL_RATE_HZ)
         lane.names.hear(lane.separator.heard, lane.separator.recent, last=last)
-        if hindsight is None or self._models.polish is None:
+        if hindsight is None:
             return []
         messages: list[ServerMessage] = []
+        readings: list[tuple[Passage, tuple[Word, ...]]] = []
         for passage in lane.second_hearing.review(hindsight, last=last):
-            messages += self._reread(lane, hindsight, passage, self._models.polish)
+            words = self._reread(lane, passage)
+            # Echo and noise without a word sound alike wherever they are: they would be one more voice.
+            if words or (self._models.polish is None and self._was_read_live(lane, passage)):
+                self._note_voice(lane, passage)
+            readings.append((passage, words))
+        lane.names.listen()
+        for passage, words in readings:
+            if words:
+                messages += self._show_again(lane, hindsight, passage, words)
         return messages
 
-    def _reread(self, mix: _Lane, hindsight: Hindsight, passage: Passage, read: Reader) -> list[ServerMessage]:
-        """Read a passage of a seat once more, and take back what others' lines said instead."""
+    def _reread(self, mix: _Lane, passage: Passage) -> tuple[Word, ...]:
+        """The words of a passage of a seat, read once more; none where what was read live stands."""
+        if self._models.polish is None:
+            return ()
+        words = placed(self._models.polish(passage.pcm), *self._on_clock(mix, passage))
+        return () if len(words) == 1 and words[0].confidence < LONE_CONFIDENCE else words
+
+    def _was_read_live(self, mix: _Lane, passage: Passage) -> bool:
+        lanes = mix, self._lanes.get(SEAT_LANE + passage.seat)
+        return any(lane is not None and lane.words.between(*self._on_clock(mix, passage)) for lane in lanes)
+
+    def _note_voice(self, mix: _Lane, passage: Passage) -> None:
+        """Whose a passage is: its talker is heard in it without the others."""
+        assert mix.names is not None, "only a separated mix has seats"
+        voice = passage.speech[-MAX_VOICE_SAMPLES:]
+        if len(voice) >= MIN_PASSAGE_VOICE_SAMPLES:
+            rows = centred(fbank(voice))
+            embedding = self._models.embed(rows, np.ones(len(rows), np.float32))
+            start, end = self._on_clock(mix, passage)
+            mix.names.note(passage.seat, start, end, embedding, len(voice) / MODEL_RATE_HZ)
+
+    def _on_clock(self, mix: _Lane, passage: Passage) -> tuple[int, int]:
+        start, end = (mix.offset_samples + sample for sample in (passage.start_sample, passage.end_sample))
+        return max(0, start), min(end, self._clock)
+
+    def _show_again(
+        self, mix: _Lane, hindsight: Hindsight, passage: Passage, words: tuple[Word, ...]
+    ) -> list[ServerMessage]:
+        """Show a passage as it was read once more, and take back what others' lines said instead."""
         assert mix.names is not None, "only a separated mix is heard again"
-        span = (passage.start_sample, passage.end_sample)
-        start, end = (min(max(0, mix.offset_samples + sample), self._clock) for sample in span)
-        words = placed(read(passage.pcm), start, end)
-        if not words or (len(words) == 1 and words[0].confidence < LONE_CONFIDENCE):
-            return []
+        start, end = self._on_clock(mix, passage)
 
         def is_explained(seat: int | None, word: Word) -> bool:
             if not start <= (word.start_sample + word.end_sample) // 2 < end:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ComplexArray = NDArray[np.complex64]
+BoolArray = NDArray[np.bool_]
 
 DELAY_FRAMES = 2
 """What lies closer than this (32 ms) is the talker's own sound and is left alone."""
@@ -46,10 +47,18 @@ class Dereverberator:
         self._covariance = np.zeros((self._bins, inputs, inputs), np.complex64)
         self._correlation = np.zeros((self._bins, inputs, self._channels), np.complex64)
         self._filters: ComplexArray | None = None
+        self._usable = np.ones(self._channels, np.bool_)
         self._frames = 0
 
-    def step(self, spectra: ComplexArray) -> ComplexArray:
-        """(C, T, F) complex64 -> the same shape. The result depends on T, so the caller keeps it constant."""
+    def step(self, spectra: ComplexArray, usable: BoolArray | None = None) -> ComplexArray:
+        """(C, T, F) complex64 -> the same shape. The result depends on T, so the caller keeps it constant.
+
+        usable: (C,) microphones from which echo is foretold; None: all. What was learned of the others is kept.
+        """
+        if usable is not None and not np.array_equal(usable, self._usable):
+            self._usable = usable.copy()
+            if self._filters is not None:
+                self._solve()
         heard = spectra.transpose(2, 1, 0)  # (F, T, C)
         frames = heard.shape[1]
         known = np.concatenate((self._past, heard), axis=1)
@@ -72,7 +81,10 @@ class Dereverberator:
         self._correlation = kept * self._correlation + weighted @ heard
 
     def _solve(self) -> None:
-        inputs = self._covariance.shape[1]
-        mean = np.trace(self._covariance, axis1=1, axis2=2).real / inputs
-        loading = (_LOADING * mean + _TINY)[:, None, None] * np.eye(inputs, dtype=np.complex64)
-        self._filters = np.linalg.solve(self._covariance + loading, self._correlation).astype(np.complex64)
+        self._filters = np.zeros_like(self._correlation)
+        used = np.flatnonzero(np.tile(self._usable, self.taps))
+        if len(used):
+            covariance = self._covariance[:, used[:, None], used[None]]
+            mean = np.trace(covariance, axis1=1, axis2=2).real / len(used)
+            loading = (_LOADING * mean + _TINY)[:, None, None] * np.eye(len(used), dtype=np.complex64)
+            self._filters[:, used] = np.linalg.solve(covariance + loading, self._correlation[:, used])

@@ -50,6 +50,12 @@ class Passage:
     end_sample: int
     pcm: FloatArray = field(repr=False)
 
+    @property
+    def speech(self) -> FloatArray:
+        """What is heard in it, without the pauses."""
+        hops = self.pcm.reshape(-1, HOP_SAMPLES)
+        return hops[hops.any(axis=1)].ravel()
+
 
 class SecondHearing:
     """One separator's passages, each once; once more if a seat is found whose talker spoke meanwhile.

@@ -326,7 +326,7 @@ class SeatSeparator:
         spectra = np.fft.rfft(frames * _WINDOW, axis=2).astype(np.complex64)  # (C + 1, T, F)
         if dead is not None:
             self._use(block[:-1], dead)
-        clean = self._dereverberator.step(spectra[:-1])
+        clean = self._dereverberator.step(spectra[:-1], self._usable)
         self._buffer.append(clean)
         points, shares = self._judge(clean)
         beams = {seat.number: np.einsum("fc,ctf->tf", seat.filter.conj(), clean) for seat in self._seats}

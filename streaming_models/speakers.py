@@ -24,7 +24,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -220,7 +220,7 @@ def best_assignment(scores: npt.NDArray[np.float64]) -> list[int]:
 
 
 @dataclass
-class _Voice:
+class Voice:
     """Summed evidence of one person or cluster: enough for mean linkage with any other.
 
     `direction` is the sum of gain x unit embedding, `gain` and `gain_squared` the sums of the gains and their
@@ -239,12 +239,20 @@ class _Voice:
         self.gain_squared += gain * gain
         self.solo_s += solo_s
 
-    def similarity(self, other: _Voice) -> float:
+    def similarity(self, other: Voice) -> float:
         """About 1 for the same person and 0 for strangers, whatever the durations; 0 without evidence."""
         scale = self.gain_squared * other.gain_squared
         if scale <= 0.0:
             return 0.0
         return (float(self.direction @ other.direction) - STRANGER_COS * self.gain * other.gain) / scale
+
+
+def voice_of(pieces: Iterable[tuple[FloatArray, float]]) -> Voice:
+    """The summed evidence of (embedding (256,), solo seconds) pieces of one person."""
+    voice = Voice()
+    for embedding, solo_s in pieces:
+        voice.add(unit_embedding(embedding), solo_s)
+    return voice
 
 
 @dataclass
@@ -281,7 +289,7 @@ class SpeakerRegistry:
 
     def __init__(self) -> None:
         self.merged_into: dict[str, str] = {}
-        self._older: dict[int, _Voice] = {}  # people -> evidence no longer held as pieces
+        self._older: dict[int, Voice] = {}  # people -> evidence no longer held as pieces
         self._pieces: list[_Piece] = []  # oldest first
         self._shown: set[int] = set()  # numbers that were part of a final label: never given to another voice
         self._channel_person: dict[int, int] = {}
@@ -295,7 +303,7 @@ class SpeakerRegistry:
     def solo_s(self, label: str) -> float:
         """Solo seconds of evidence for a person; 0 for an unknown label."""
         number = label_number(label)
-        return self._people().get(number, _Voice()).solo_s
+        return self._people().get(number, Voice()).solo_s
 
     def centroid(self, label: str) -> FloatArray:
         """(256,) unit vector of a person's voice.
@@ -307,6 +315,16 @@ class SpeakerRegistry:
         if voice is None or voice.gain <= 0.0:
             raise VoiceInputError(f"expected one of {self.labels}, received {label!r}")
         return np.asarray(voice.direction / np.linalg.norm(voice.direction), np.float32)
+
+    def people(self) -> dict[str, Voice]:
+        """Label -> all evidence of that person's voice."""
+        return {label_text(number): voice for number, voice in self._people().items()}
+
+    def new_label(self) -> str:
+        """A label for somebody who is known by something else than the voice: it is never given to a voice."""
+        number = self._free_number()
+        self._shown.add(number)
+        return label_text(number)
 
     # ---- pieces, re-clustered ----------------------------------------------------------------------------------
 
@@ -350,7 +368,7 @@ class SpeakerRegistry:
         for index, members in enumerate(clusters):
             for piece in members:
                 own = voice_gain(piece.solo_s)
-                scores = (piece.unit @ direction - STRANGER_COS * gain) / (own * squared)  # as _Voice.similarity
+                scores = (piece.unit @ direction - STRANGER_COS * gain) / (own * squared)  # as Voice.similarity
                 allowed = [other for other in named if piece.apart < 0 or not _apart(piece, clusters[other])]
                 ranked = sorted(allowed, key=lambda other: -scores[other])
                 chosen = index if numbers[index] > 0 else (ranked[0] if ranked else -1)
@@ -372,7 +390,7 @@ class SpeakerRegistry:
         if number > 0:
             self._shown.add(number)
 
-    def _cluster(self) -> tuple[list[list[_Piece]], list[_Voice], list[int]]:
+    def _cluster(self) -> tuple[list[list[_Piece]], list[Voice], list[int]]:
         """Agglomerative clustering of pieces and older evidence.
 
         Returns:
@@ -385,7 +403,7 @@ class SpeakerRegistry:
             return [], [], []
         singles = [self._older[number] for number in people]
         for piece in self._pieces:
-            voice = _Voice()
+            voice = Voice()
             voice.add(piece.unit, piece.solo_s)
             singles.append(voice)
         directions = np.stack([voice.direction for voice in singles]).astype(np.float64)
@@ -431,14 +449,14 @@ class SpeakerRegistry:
             margin[one] = row
             margin[:, one] = row
         clusters: list[list[_Piece]] = []
-        voices: list[_Voice] = []
+        voices: list[Voice] = []
         settled: list[int] = []
         for index in np.flatnonzero(alive):
             group = members[int(index)]
             old = [people[node] for node in group if node < first]
             clusters.append([self._pieces[node - first] for node in sorted(group) if node >= first])
             voices.append(
-                _Voice(
+                Voice(
                     directions[group].sum(0).astype(np.float32),
                     float(gain[group].sum()),
                     float(squared[group].sum()),
@@ -451,7 +469,7 @@ class SpeakerRegistry:
                     self._merge(number, settled[-1])
         return clusters, voices, settled
 
-    def _inherit(self, clusters: list[list[_Piece]], voices: list[_Voice], settled: list[int]) -> list[int]:
+    def _inherit(self, clusters: list[list[_Piece]], voices: list[Voice], settled: list[int]) -> list[int]:
         """A person's number for each cluster; 0 where it has too little speech to be somebody new."""
         known = sorted(self._older)
         numbers = [0] * len(clusters)
@@ -484,11 +502,15 @@ class SpeakerRegistry:
                 numbers[index] = self._new_person()
         return numbers
 
-    def _new_person(self) -> int:
+    def _free_number(self) -> int:
         number = 1
         while number in self._older or number in self._shown:
             number += 1
-        self._older[number] = _Voice()
+        return number
+
+    def _new_person(self) -> int:
+        number = self._free_number()
+        self._older[number] = Voice()
         self.merged_into.pop(label_text(number), None)
         return number
 
@@ -517,10 +539,10 @@ class SpeakerRegistry:
             if piece.label in self._older and not piece.tentative:
                 self._older[piece.label].add(piece.unit, piece.solo_s)
 
-    def _people(self) -> dict[int, _Voice]:
+    def _people(self) -> dict[int, Voice]:
         """Everybody's whole evidence: older sums and pieces."""
         people = {
-            number: _Voice(voice.direction, voice.gain, voice.gain_squared, voice.solo_s)
+            number: Voice(voice.direction, voice.gain, voice.gain_squared, voice.solo_s)
             for number, voice in sorted(self._older.items())
         }
         for piece in self._pieces:
@@ -582,7 +604,7 @@ class SpeakerRegistry:
         known = list(people)
         scores = np.zeros((len(units), len(known)))
         for row, (unit, length_s) in enumerate(zip(units, lengths_s, strict=True)):
-            voice = _Voice()
+            voice = Voice()
             voice.add(unit, length_s)
             for column, number in enumerate(known):
                 scores[row, column] = voice.similarity(people[number])
@@ -647,7 +669,7 @@ class SpeakerRegistry:
         usual = self._channel_person.get(channel, 0) if channel is not None else 0
         # A person on two microphones is bleed or has moved: then only the voice counts.
         bonus = CHANNEL_BONUS if list(self._channel_person.values()).count(usual) == 1 else 0.0
-        voice = _Voice()
+        voice = Voice()
         voice.add(unit, solo_s)
         scores: dict[int, float] = {}
         for number, person in self._people().items():
@@ -730,7 +752,7 @@ class SpeakerRegistry:
         registry = cls()
         try:
             for row in state["people"]:
-                registry._older[int(row["number"])] = _Voice(
+                registry._older[int(row["number"])] = Voice(
                     _unpack(row["direction"]), float(row["gain"]), float(row["gain_squared"]), float(row["solo_s"])
                 )
             for row in state["pieces"]:

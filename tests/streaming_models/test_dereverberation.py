@@ -69,6 +69,33 @@ def test_reset_equals_a_new_one() -> None:
     assert np.array_equal(run(used, spectra), run(Dereverberator(2, BINS), spectra))
 
 
+def test_when_a_microphone_dies_the_others_foretell_the_echo_without_it() -> None:
+    dry, died = talking(1_000), 900
+    spectra = echoing(dry, 3)
+    spectra[2, died:] = 0
+
+    def left(told: bool) -> float:
+        dereverberator = Dereverberator(3, BINS)
+        run(dereverberator, spectra[:, :died])
+        usable = np.array([True, True, not told])
+        clean = dereverberator.step(spectra[:, died : died + GROUP], usable)
+        clean = np.concatenate(
+            [clean, dereverberator.step(spectra[:, died + GROUP : died + 2 * GROUP], usable)], axis=1
+        )
+        return float(np.square(np.abs(clean[0] - dry.T[died : died + 2 * GROUP])).sum())
+
+    echo = float(np.square(np.abs(spectra[0, died : died + 2 * GROUP] - dry.T[died : died + 2 * GROUP])).sum())
+    assert left(told=True) < left(told=False)
+    assert left(told=True) < 0.3 * echo
+
+
+def test_without_any_microphone_nothing_is_foretold() -> None:
+    dereverberator = Dereverberator(2, BINS)
+    spectra = echoing(talking(200), 2)
+    run(dereverberator, spectra)
+    assert np.array_equal(dereverberator.step(spectra[:, :GROUP], np.zeros(2, np.bool_)), spectra[:, :GROUP])
+
+
 def test_silence_stays_silence() -> None:
     clean = run(Dereverberator(2, BINS), np.zeros((2, 400, BINS), np.complex64))
     assert not clean.any()

@@ -75,6 +75,26 @@ def test_voices_of_one_group_never_share_a_label() -> None:
     assert registry.assign(twins[:2], [2.0, 2.0], apart=[-1, -1]) == ["S1", "S1"]
 
 
+def test_a_label_of_its_own_is_never_given_to_a_voice() -> None:
+    registry = sp.SpeakerRegistry()
+    assert registry.assign(np.stack([person(0)]), [2.0]) == ["S1"]
+    assert registry.new_label() == "S2"
+    assert registry.new_label() == "S3"
+    assert registry.assign(np.stack([person(1)]), [2.0]) == ["S4"]
+    assert set(registry.people()) == {"S1", "S4"}
+    again = sp.SpeakerRegistry.from_state(registry.to_state())
+    assert again.new_label() == "S5"
+
+
+def test_similarity_is_about_one_for_one_person_and_nothing_for_strangers() -> None:
+    mine = sp.voice_of((heard(0, 2.0, seed), 2.0) for seed in range(6))
+    same = sp.voice_of((heard(0, 2.0, seed), 2.0) for seed in range(6, 12))
+    other = sp.voice_of((heard(1, 2.0, seed), 2.0) for seed in range(6))
+    assert mine.similarity(same) > 0.6
+    assert mine.similarity(other) < sp.SAME_PERSON_SCORE / 2
+    assert mine.similarity(sp.voice_of([])) == 0.0
+
+
 def test_cannot_link_survives_reclustering() -> None:
     registry = sp.SpeakerRegistry()
     keys = [registry.add_piece(person(0), 2.0, apart=5) for _ in range(2)]

@@ -141,13 +141,13 @@ def test_two_who_sound_the_same_but_speak_at_once_are_two() -> None:
 
 
 def test_two_voices_that_are_hard_to_tell_apart_are_two_on_two_seats() -> None:
-    alike = voice(0, 1) + 1.6 * voice(1, 2)
+    alike = np.asarray(voice(0, 1) + 1.6 * voice(1, 2), np.float32)
     seats = noted((0, 0, 3.0, voice(0, 3)), (1, 4, 3.0, alike), (0, 8, 3.0, voice(0, 5)), (1, 12, 3.0, alike))
     assert [label_at(seats, seat, second) for seat, second in ((0, 1), (1, 5), (0, 9), (1, 13))] == ["S1", "S2"] * 2
 
 
 def test_a_place_that_is_found_anew_has_its_person() -> None:
-    alike = voice(0, 1) + 1.6 * voice(1, 2)
+    alike = np.asarray(voice(0, 1) + 1.6 * voice(1, 2), np.float32)
     seats = noted((0, 0, 3.0, voice(0, 3)), (0, 4, 3.0, voice(0, 4)))
     seats.hear({1: {}}, set())
     seats.note(1, 10 * RATE_HZ, 13 * RATE_HZ, alike, 3.0)

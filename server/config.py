@@ -37,10 +37,7 @@ class Settings:
     system: str = "moonshine"
     """Recogniser for sessions that name none."""
     second_reading: str = "base"
-    """Model that reads what was said around an array once more: base, tiny, or off (then nothing is read twice).
-
-    Where there is no base, tiny reads; with `sot` always.
-    """
+    """Model that reads what has been said once more: base, tiny, or off. Without base, and with `sot`, tiny reads."""
     worker_threads: int = 0
     """Inference threads; 0: one per CPU core."""
     max_sessions: int = 32

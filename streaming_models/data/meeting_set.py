@@ -5,7 +5,7 @@ level of noise. Each arrangement has a folder with `meeting-NN.flac` (16 kHz) be
 `crosstalk evaluate DIR/four` scores one and folders can be compared; `DIR/meetings.json` tells what each meeting is
 like. For scoring only: the array of `unseen` is of a kind that no training set has.
 
-Run: python -m streaming_models.data.meeting_set --corpus DIR --out DIR --count 6 [--seed S]
+Run: python -m streaming_models.data.meeting_set --corpus DIR --out DIR --count 6 [--seed S] [--seconds S]
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ TALKER_GAIN_SPREAD_DB = 3.0
 MICROPHONE_GAIN_SPREAD_DB = 1.0
 SELF_NOISE_DB = -12.0
 """A microphone's own noise against the room's."""
-MOST_PLANS = 50
+MOST_PLANS, MOST_CASTS = 50, 10
+USUAL_S = 55.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,8 @@ class Recordings:
     facts: dict[str, Any]
 
 
-def write_meeting_set(out_dir: Path, corpus_dir: Path, count: int, seed: int) -> list[Path]:
-    """Write meetings of 2, 3, 4, 2, ... talkers, 45 to 60 s long, with 20 to 40 % overlapped speech.
+def write_meeting_set(out_dir: Path, corpus_dir: Path, count: int, seed: int, seconds: float = USUAL_S) -> list[Path]:
+    """Write meetings of 2, 3, 4, 2, ... talkers with 20 to 40 % overlapped speech.
 
     Rooms of 3.5-8 m have a T60 of 0.2-0.6 s; the room's noise lies 15-30 dB below the speech at the table. Meeting NN
     depends on `seed` and NN only, so a longer set starts with the same meetings.
@@ -90,6 +91,7 @@ def write_meeting_set(out_dir: Path, corpus_dir: Path, count: int, seed: int) ->
         corpus_dir: Opus shards with manifests, anywhere below; utterances without text are left out.
         count: how many meetings.
         seed: decides talkers, words, turns, rooms and noise.
+        seconds: about how long a meeting is; 55 gives 45 to 60 s.
 
     Returns:
         The folders of the arrangements, in order.
@@ -102,7 +104,7 @@ def write_meeting_set(out_dir: Path, corpus_dir: Path, count: int, seed: int) ->
     facts = []
     for index in range(count):
         name = f"meeting-{index:02d}"
-        meeting = record_meeting(name, talkers, 2 + index % 3, np.random.SeedSequence([seed, index]))
+        meeting = record_meeting(name, talkers, 2 + index % 3, np.random.SeedSequence([seed, index]), seconds)
         for arrangement in ARRANGEMENTS:
             _write(out_dir / arrangement, name, meeting.audio[arrangement], meeting.reference)
         facts.append(meeting.facts)
@@ -135,7 +137,11 @@ def meeting_talkers(corpus_dir: Path) -> dict[str, list[Utterance]]:
 
 
 def record_meeting(
-    name: str, talkers: Mapping[str, Sequence[Utterance]], people: int, entropy: np.random.SeedSequence
+    name: str,
+    talkers: Mapping[str, Sequence[Utterance]],
+    people: int,
+    entropy: np.random.SeedSequence,
+    seconds: float = USUAL_S,
 ) -> Recordings:
     """One meeting through all arrangements.
 
@@ -144,7 +150,7 @@ def record_meeting(
     """
     # One generator a step, so that a change of one step leaves the others' draws alone.
     cast, building, seats, turn_taking, levels, hiss, accidents = map(np.random.default_rng, entropy.spawn(7))
-    turns = plan_meeting(talkers, people, cast, turn_taking)
+    turns = plan_meeting(talkers, people, cast, turn_taking, seconds)
     length_samples = max(turn.end_samples for turn in turns) + SAMPLE_RATE_HZ // 2
     size_m = (float(building.uniform(3.5, 8.0)), float(building.uniform(3.5, 6.0)), float(building.uniform(2.5, 3.2)))
     room = Room(size_m, float(building.uniform(*T60_S)))
@@ -207,7 +213,11 @@ def record_meeting(
 
 
 def plan_meeting(
-    talkers: Mapping[str, Sequence[Utterance]], people: int, cast: np.random.Generator, rng: np.random.Generator
+    talkers: Mapping[str, Sequence[Utterance]],
+    people: int,
+    cast: np.random.Generator,
+    rng: np.random.Generator,
+    seconds: float = USUAL_S,
 ) -> tuple[PlannedTurn, ...]:
     """Turns of so many people; drawn again until length and overlap are what the set promises.
 
@@ -216,24 +226,31 @@ def plan_meeting(
         people: how many of them.
         cast: decides who.
         rng: decides who says what when.
+        seconds: about how long; who has too little to say for that is not asked.
 
     Raises:
         CorpusError: a broken shard, or utterances that give no such meeting.
     """
-    chosen = sorted(cast.choice(sorted(talkers), people, replace=False).tolist())
-    decoded = {speaker: [speech_clip(each) for each in talkers[speaker]] for speaker in chosen}
-    for _ in range(MOST_PLANS):
-        clips = {speaker: [decoded[speaker][at] for at in rng.permutation(len(decoded[speaker]))] for speaker in chosen}
-        turns = plan_turns(clips, float(rng.uniform(*PLANNED_S)), float(rng.uniform(*PLANNED_OVERLAP_RATIO)), rng)
-        end_s = max(turn.end_samples for turn in turns) / SAMPLE_RATE_HZ + 0.5
-        everybody = {turn.clip.speaker for turn in turns} == set(chosen)
-        if (
-            everybody
-            and DURATION_S[0] <= end_s <= DURATION_S[1]
-            and OVERLAP_RATIO[0] <= _overlap(turns) <= OVERLAP_RATIO[1]
-        ):
-            return turns
-    raise CorpusError(f"the utterances of {chosen} give no meeting of {DURATION_S} s with overlap {OVERLAP_RATIO}")
+    longer = seconds / USUAL_S
+    for _ in range(MOST_CASTS):
+        chosen = sorted(cast.choice(sorted(talkers), people, replace=False).tolist())
+        decoded = {speaker: [speech_clip(each) for each in talkers[speaker]] for speaker in chosen}
+        for _ in range(MOST_PLANS):
+            clips = {
+                speaker: [decoded[speaker][at] for at in rng.permutation(len(decoded[speaker]))] for speaker in chosen
+            }
+            planned_s, planned_ratio = float(rng.uniform(*PLANNED_S)), float(rng.uniform(*PLANNED_OVERLAP_RATIO))
+            turns = plan_turns(clips, longer * planned_s, planned_ratio, rng)
+            end_s = max(turn.end_samples for turn in turns) / SAMPLE_RATE_HZ + 0.5
+            if (
+                {turn.clip.speaker for turn in turns} == set(chosen)
+                and DURATION_S[0] <= end_s / longer <= DURATION_S[1]
+                and OVERLAP_RATIO[0] <= _overlap(turns) <= OVERLAP_RATIO[1]
+            ):
+                return turns
+    raise CorpusError(
+        f"the utterances give no meeting of {people} people of {seconds:g} s with overlap {OVERLAP_RATIO}"
+    )
 
 
 def _noise(
@@ -296,9 +313,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for one folder an arrangement")
     parser.add_argument("--count", type=int, default=6, help="number of meetings")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=USUAL_S, help="about how long a meeting is; default: 55")
     options = parser.parse_args(arguments)
     try:
-        for folder in write_meeting_set(options.out, options.corpus, options.count, options.seed):
+        for folder in write_meeting_set(options.out, options.corpus, options.count, options.seed, options.seconds):
             print(folder)
     except (CorpusError, SimulationError) as error:
         print(error, file=sys.stderr)

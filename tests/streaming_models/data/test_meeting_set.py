@@ -111,6 +111,17 @@ def test_meetings_are_as_long_and_as_overlapped_as_promised(corpus_dir: Path, mo
         assert 0.2 <= overlap_ratio((turn.start_samples, turn.end_samples) for turn in turns) <= 0.4
 
 
+def test_a_longer_meeting_is_asked_of_people_who_have_enough_to_say(
+    corpus_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting_set, "PLANNED_S", (52.0, 59.0))
+    monkeypatch.setattr(meeting_set, "DURATION_S", (45.0, 60.0))
+    turns = plan_meeting(meeting_talkers(corpus_dir), 4, *map(np.random.default_rng, (0, 1)), seconds=75.0)
+    assert 45 <= (max(turn.end_samples for turn in turns) / 16_000 + 0.5) * 55 / 75 <= 60
+    with pytest.raises(CorpusError, match="2 people of 3600 s"):
+        plan_meeting(meeting_talkers(corpus_dir), 2, *map(np.random.default_rng, (0, 1)), seconds=3_600.0)
+
+
 def test_all_arrays_lie_at_one_place(facts: dict[str, Any]) -> None:
     places_m = {name: np.array(at) for name, at in facts["microphones_m"].items() if name != "headset-mix"}
     for at in places_m.values():

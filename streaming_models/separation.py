@@ -50,6 +50,11 @@ CONTEXT_HOPS = 60
 MOST_MICROPHONES = 6
 """Of more, this many are used: the work grows with the square of their number, the gain hardly."""
 MOST_SEATS = 8
+MASKED_MICROPHONES = 2
+"""So few can be made blind to one place only. What others say is taken out of the spectrum as well then; with more
+microphones that does more harm than good."""
+MASK_FLOOR = np.float32(0.1)
+"""What is left of it."""
 
 ALL = slice(None)
 _TINY = np.float32(1e-10)
@@ -161,7 +166,7 @@ class Hindsight:
         """What was said on a seat in the hops from `first` to before `last`; silence where its talker is silent.
 
         The beamformer is blind to what else sounds in this stretch, not to what sounds in others: with few microphones
-        there are more talkers in a room than it could be blind to at once.
+        there are more talkers in a room than it could be blind to at once. See `MASKED_MICROPHONES` for the fewest.
         """
         stretch = slice(max(0, first - CONTEXT_HOPS) // self._every, -(-(last + CONTEXT_HOPS) // self._every))
         others = self._hearing.loudness(1.0 - self._parts[seat], stretch)
@@ -169,6 +174,8 @@ class Hindsight:
         used = self._hearing.usable
         filters, _ = _filter(self._loudness[seat], others, used)
         beam = np.einsum("fc,ctf->tf", filters.conj(), spectra) * self.open[seat][first:last, None]
+        if used.sum() <= MASKED_MICROPHONES:
+            beam *= np.maximum(np.repeat(self._parts[seat], self._every, axis=1)[:, first:last].T, MASK_FLOOR)
         return _sound(beam)
 
 
@@ -399,6 +406,8 @@ class SeatSeparator:
         for number in lines:
             share = np.mean([m.shares[number] for m in around if number in m.shares])
             spectrum = moment.spectra[number] if share > settings.open_share else np.zeros(BINS, np.complex64)
+            if self._usable.sum() <= MASKED_MICROPHONES:
+                spectrum = spectrum * np.maximum(moment.points[number], MASK_FLOOR)
             self._put(number, moment.number, spectrum, out)
         rest = moment.mix
         if lines:

@@ -126,6 +126,21 @@ def test_two_who_talk_at_once_are_pulled_apart() -> None:
         assert gain_db(heard, voices[own], voices[1 - own]) > before + 10
 
 
+def test_with_two_microphones_what_the_other_says_is_taken_out_of_the_spectrum_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    voices = images(2)[:, 0, 18 * RATE_HZ : 28 * RATE_HZ]
+
+    def gains_db() -> list[float]:
+        found = lines(run(scene(2)))
+        return [gain_db(stretch(found[seat], 18, 28), voices[seat], voices[1 - seat]) for seat in (0, 1)]
+
+    masked = gains_db()
+    monkeypatch.setattr("streaming_models.separation.MASKED_MICROPHONES", 1)
+    for with_mask, without in zip(masked, gains_db(), strict=True):
+        assert with_mask > without + 2
+
+
 def test_a_seat_is_silent_while_its_talker_is() -> None:
     first, second = separated()[0], separated()[1]
     assert not stretch(first, 9.5, 11.5).any()

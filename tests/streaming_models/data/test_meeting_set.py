@@ -105,7 +105,9 @@ def test_meetings_are_as_long_and_as_overlapped_as_promised(corpus_dir: Path, mo
     monkeypatch.setattr(meeting_set, "PLANNED_S", (52.0, 59.0))
     monkeypatch.setattr(meeting_set, "DURATION_S", (45.0, 60.0))
     for people, seed in ((2, 0), (3, 1), (4, 2)):
-        turns = plan_meeting(meeting_talkers(corpus_dir), people, *map(np.random.default_rng, (seed, 10 + seed)))
+        turns = plan_meeting(
+            meeting_talkers(corpus_dir), people, np.random.default_rng(seed), np.random.default_rng(10 + seed)
+        )
         assert len({turn.clip.speaker for turn in turns}) == people
         assert 45 <= max(turn.end_samples for turn in turns) / 16_000 + 0.5 <= 60
         assert 0.2 <= overlap_ratio((turn.start_samples, turn.end_samples) for turn in turns) <= 0.4
@@ -116,10 +118,10 @@ def test_a_longer_meeting_is_asked_of_people_who_have_enough_to_say(
 ) -> None:
     monkeypatch.setattr(meeting_set, "PLANNED_S", (52.0, 59.0))
     monkeypatch.setattr(meeting_set, "DURATION_S", (45.0, 60.0))
-    turns = plan_meeting(meeting_talkers(corpus_dir), 4, *map(np.random.default_rng, (0, 1)), seconds=75.0)
+    turns = plan_meeting(meeting_talkers(corpus_dir), 4, np.random.default_rng(0), np.random.default_rng(1), 75.0)
     assert 45 <= (max(turn.end_samples for turn in turns) / 16_000 + 0.5) * 55 / 75 <= 60
     with pytest.raises(CorpusError, match="2 people of 3600 s"):
-        plan_meeting(meeting_talkers(corpus_dir), 2, *map(np.random.default_rng, (0, 1)), seconds=3_600.0)
+        plan_meeting(meeting_talkers(corpus_dir), 2, np.random.default_rng(0), np.random.default_rng(1), 3_600.0)
 
 
 def test_all_arrays_lie_at_one_place(facts: dict[str, Any]) -> None:

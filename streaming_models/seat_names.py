@@ -81,7 +81,7 @@ class _Person:
 
     def join(self, other: _Person) -> None:
         self.passages += other.passages
-        self.voice = voice_of((passage.embedding, passage.seconds) for passage in self.passages)
+        self.voice.join(other.voice)
         self.main |= other.main
 
 

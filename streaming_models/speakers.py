@@ -239,6 +239,13 @@ class Voice:
         self.gain_squared += gain * gain
         self.solo_s += solo_s
 
+    def join(self, other: Voice) -> None:
+        """Take in all evidence of the same person."""
+        self.direction = np.asarray(self.direction + other.direction, np.float32)
+        self.gain += other.gain
+        self.gain_squared += other.gain_squared
+        self.solo_s += other.solo_s
+
     def similarity(self, other: Voice) -> float:
         """About 1 for the same person and 0 for strangers, whatever the durations; 0 without evidence."""
         scale = self.gain_squared * other.gain_squared
@@ -515,11 +522,7 @@ class SpeakerRegistry:
         return number
 
     def _merge(self, number: int, into: int) -> None:
-        gone, voice = self._older.pop(number), self._older[into]
-        voice.direction = np.asarray(voice.direction + gone.direction, np.float32)
-        voice.gain += gone.gain
-        voice.gain_squared += gone.gain_squared
-        voice.solo_s += gone.solo_s
+        self._older[into].join(self._older.pop(number))
         for piece in self._pieces:
             if piece.label == number:
                 piece.label = into

@@ -14,22 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming_models.frame_runs import runs
-from streaming_models.separation import HOP_SAMPLES, Hindsight
+from streaming_models.separation import Hindsight
+from streaming_models.short_time import HOP_SAMPLES, frames_in
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 
-def _hops(seconds: float) -> int:
-    return round(seconds * 16_000 / HOP_SAMPLES)
-
-
-SETTLED_HOPS = _hops(1.0)
+SETTLED_HOPS = frames_in(1.0)
 """A passage is over so long after its end: by then the live line has ended its utterance too."""
-PAUSE_HOPS = _hops(0.5)
+PAUSE_HOPS = frames_in(0.5)
 """A shorter pause is inside a passage."""
-SHORTEST_HOPS = _hops(0.3)
-LONGEST_HOPS = _hops(12.0)
+SHORTEST_HOPS = frames_in(0.3)
+LONGEST_HOPS = frames_in(12.0)
 """A longer passage is cut where its talker is least heard."""
 MARGIN_HOPS = 6
 """Heard before and after a passage: soft beginnings and ends."""

@@ -31,20 +31,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming_models.dereverberation import Dereverberator
-from streaming_models.frame_runs import runs
+from streaming_models.frame_runs import runs, within
+from streaming_models.short_time import (
+    BINS,
+    FRAME_SAMPLES,
+    HOP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    WINDOW,
+    frames_in,
+    sound_of,
+    spectra_of,
+)
 
 FloatArray = NDArray[np.float32]
 ComplexArray = NDArray[np.complex64]
 BoolArray = NDArray[np.bool_]
 
-SAMPLE_RATE_HZ = 16_000
-FRAME_SAMPLES = 512
-HOP_SAMPLES = 256
-"""16 ms. Frames of 32 ms with half overlap: longer ones blur who speaks, shorter ones blur the bands."""
 GROUP_FRAMES = 4
 GROUP_SAMPLES = GROUP_FRAMES * HOP_SAMPLES
 """Everything is decided 64 ms at a time."""
-BINS = FRAME_SAMPLES // 2 + 1
 CONTEXT_HOPS = 60
 """What sounds up to a second before and after a stretch counts for its beamformer in hindsight."""
 MOST_MICROPHONES = 6
@@ -63,19 +68,13 @@ _SPREAD = 3e-3
 """Part of a seat's pattern that looks like nothing in particular: no room is free of echo."""
 _UNKNOWN = 1e-3
 _LOADING = 1e-3
-# Square root of a periodic Hann window, for analysis and synthesis: frames at half overlap sum to one.
-_WINDOW = np.sin(np.pi * np.arange(FRAME_SAMPLES) / FRAME_SAMPLES).astype(np.float32)
-
-
-def _frames(seconds: float) -> int:
-    return round(seconds * SAMPLE_RATE_HZ / HOP_SAMPLES)
 
 
 @dataclass(frozen=True)
 class SeparationSettings:
     """When a seat is believed, and when it is heard. Chosen on simulated meetings: see README, Scores."""
 
-    buffer_frames: int = _frames(20)
+    buffer_frames: int = frames_in(20)
     """Audio from which seats are learned anew with every hint."""
     keep_every: int = 2
     """Of the frames that are learned from: neighbours overlap and say nearly the same."""
@@ -122,8 +121,8 @@ class SeparationSettings:
     """What is left in the rest of a point that a seat explains."""
     start_share: float = 0.15
     """A new seat gets a line of its own when its talker pauses: no word is cut. A moment below this is a pause."""
-    start_pause_frames: int = _frames(0.19)
-    start_within_frames: int = _frames(2)
+    start_pause_frames: int = frames_in(0.19)
+    start_within_frames: int = frames_in(2)
     """Or after this long, even within a word."""
 
 
@@ -176,7 +175,7 @@ class Hindsight:
         beam = np.einsum("fc,ctf->tf", filters.conj(), spectra) * self.open[seat][first:last, None]
         if used.sum() <= MASKED_MICROPHONES:
             beam *= np.maximum(np.repeat(self._parts[seat], self._every, axis=1)[:, first:last].T, MASK_FLOOR)
-        return _sound(beam)
+        return sound_of(beam)
 
 
 @dataclass(eq=False)
@@ -329,8 +328,7 @@ class SeatSeparator:
         """Take the next samples; dead: None where they are padding, which says nothing of the microphones."""
         sound = np.concatenate((self._tail, block), axis=1)
         self._tail = sound[:, GROUP_SAMPLES:]
-        frames = np.stack([sound[:, t * HOP_SAMPLES :][:, :FRAME_SAMPLES] for t in range(GROUP_FRAMES)], axis=1)
-        spectra = np.fft.rfft(frames * _WINDOW, axis=2).astype(np.complex64)  # (C + 1, T, F)
+        spectra = spectra_of(sound)  # (C + 1, T, F)
         if dead is not None:
             self._use(block[:-1], dead)
         clean = self._dereverberator.step(spectra[:-1], self._usable)
@@ -422,7 +420,7 @@ class SeatSeparator:
             self._moments.popleft()
 
     def _put(self, line: int | None, frame: int, spectrum: ComplexArray, out: list[SeatAudio]) -> None:
-        sound = np.fft.irfft(spectrum, FRAME_SAMPLES).astype(np.float32) * _WINDOW
+        sound = np.fft.irfft(spectrum, FRAME_SAMPLES).astype(np.float32) * WINDOW
         sound[: FRAME_SAMPLES - HOP_SAMPLES] += self._overlaps.get(line, np.float32(0))
         self._overlaps[line] = sound[HOP_SAMPLES:]
         start = (frame - 1) * HOP_SAMPLES
@@ -450,7 +448,7 @@ class SeatSeparator:
         first = self._frame - spectra.shape[1]
         hearing = _Hearing(spectra[:, ::step], self._usable, self._band)
         middles = np.arange(first, self._frame, step) * HOP_SAMPLES
-        hints = {name: _within(middles, stretches) for name, stretches in alone.items()}
+        hints = {name: within(middles, stretches) for name, stretches in alone.items()}
         self._learn_rest(hearing)
         new = self._found(hearing, hints)
         if not self._seats:
@@ -833,15 +831,6 @@ def _filter(
     return found, reference
 
 
-def _sound(spectra: ComplexArray) -> FloatArray:
-    """(T, F) -> (T * HOP_SAMPLES,) from the first frame's first sample on."""
-    frames = np.fft.irfft(spectra, FRAME_SAMPLES, axis=1).astype(np.float32) * _WINDOW
-    sound = np.zeros((len(frames) + 1, HOP_SAMPLES), np.float32)
-    sound[:-1] += frames[:, :HOP_SAMPLES]
-    sound[1:] += frames[:, HOP_SAMPLES:]
-    return sound[:-1].ravel()
-
-
 def _pattern(covariance: ComplexArray) -> ComplexArray:
     """Scaled to a mean diagonal of 1 over the microphones that are in it."""
     diagonal = np.einsum("fcc->fc", covariance).real
@@ -865,13 +854,6 @@ def _normal(values: FloatArray) -> FloatArray:
 
 def _longest_first(run: tuple[int, int]) -> tuple[int, int]:
     return run[0] - run[1], run[0]
-
-
-def _within(samples: NDArray[np.int64], stretches: Sequence[tuple[int, int]]) -> BoolArray:
-    inside = np.zeros(len(samples), np.bool_)
-    for start, end in stretches:
-        inside |= (samples >= start) & (samples < end)
-    return inside
 
 
 def _joined(parts: Sequence[SeatAudio]) -> list[SeatAudio]:

@@ -20,7 +20,8 @@ from streaming_models.second_hearing import (
     explains,
     passages,
 )
-from streaming_models.separation import HOP_SAMPLES, FloatArray, Hindsight, SeatSeparator
+from streaming_models.separation import FloatArray, Hindsight, SeatSeparator
+from streaming_models.short_time import HOP_SAMPLES
 from tests.array_scene import BOTH, FIRST_ALONE, RATE_HZ, images, scene
 from tests.streaming_models.test_separation import gain_db, hints
 

@@ -10,13 +10,13 @@ import pytest
 
 from streaming_models.separation import (
     GROUP_SAMPLES,
-    HOP_SAMPLES,
     MOST_SEATS,
     FloatArray,
     SeatAudio,
     SeatSeparator,
     SeparationSettings,
 )
+from streaming_models.short_time import HOP_SAMPLES
 from tests.array_scene import FIRST_ALONE, RATE_HZ, SECOND_ALONE, SECONDS, images, scene
 
 GUIDE_SAMPLES = 2 * RATE_HZ

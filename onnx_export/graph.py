@@ -43,7 +43,7 @@ class Graph:
         inputs: list[str],
         outputs: str | list[str],
         domain: str = "",
-        **attributes: float | list[int],
+        **attributes: float | str | list[int],
     ) -> str:
         """Append a node; the name of its first output."""
         names = [outputs] if isinstance(outputs, str) else outputs

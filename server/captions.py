@@ -44,6 +44,7 @@ class _Turn:
     start_sample: int
     words: list[_Labelled] = field(default_factory=list)
     shown: bool = False
+    revised: bool = False
 
 
 class CaptionBuilder:
@@ -142,7 +143,8 @@ class CaptionBuilder:
 
     def words_of(self, turn: int) -> tuple[Word, ...]:
         """The words of a turn that has ended; none when it is too long ago to be revised, or was revised."""
-        return tuple(word.word for word in self._ended[turn].words) if turn in self._ended else ()
+        ended = self._ended.get(turn)
+        return () if ended is None or ended.revised else tuple(word.word for word in ended.words)
 
     def revise(self, turn: int, words: tuple[Word, ...]) -> list[ServerMessage]:
         """A second reading of an ended turn takes the place of its words, once.
@@ -153,7 +155,8 @@ class CaptionBuilder:
         said = self.words_of(turn)
         if not said or not words:
             return []
-        before = self._ended.pop(turn).words
+        ended = self._ended[turn]
+        before = ended.words
         after: list[_Labelled] = []
         dropped: set[int] = set()
         for old, new in aligned(said, words):
@@ -169,10 +172,17 @@ class CaptionBuilder:
                 before[old].word = words[new]
                 after.append(before[old])
         self._drop(dropped)
-        return [_revision(_Turn(turn, said[0].start_sample, after))]
+        ended.words, ended.revised = after, True
+        return [_revision(ended)]
 
     def replace(
-        self, lane: int, start_sample: int, end_sample: int, words: Sequence[Word], speaker_of: SpeakerOf
+        self,
+        lane: int,
+        start_sample: int,
+        end_sample: int,
+        words: Sequence[Word],
+        speaker_of: SpeakerOf,
+        instead: tuple[int, Callable[[Word], bool]] | None = None,
     ) -> list[ServerMessage]:
         """What a lane's first voice says in a span, read again: its words take the place of those there.
 
@@ -184,15 +194,20 @@ class CaptionBuilder:
             start_sample, end_sample: a word belongs to the span in which its middle lies.
             words: on the session's clock.
             speaker_of: labels of added words.
+            instead: another lane, and which of its words are the same speech: they go, or move here.
         """
         messages = self._end_open(lane, lambda word: start_sample <= _middle(word) < end_sample)
+        moved: list[_Labelled] = []
+        if instead is not None:
+            more, moved = self._take_out(*instead)
+            messages += more
         inside: dict[int, list[_Labelled]] = {}
         for number, turn in self._ended.items():
             own = [w for w in turn.words if w.lane == lane and start_sample <= _middle(w.word) < end_sample]
             if own:
                 inside[number] = own
-        said = sorted((w for own in inside.values() for w in own), key=lambda w: w.word.start_sample)
-        if [w.word.text for w in said] == [word.text for word in words]:
+        said = sorted((*moved, *(w for own in inside.values() for w in own)), key=lambda w: w.word.start_sample)
+        if not moved and [w.word.text for w in said] == [word.text for word in words]:
             return messages
         host = max(inside, key=lambda number: len(inside[number])) if inside else self._next_turn
         if not inside:
@@ -210,9 +225,13 @@ class CaptionBuilder:
                 self._next_word += 1
                 self._words.append(after[-1])
             else:
-                said[old].word = words[new]
-                after.append(said[old])
-                kept.add(said[old].word_id)
+                word = said[old]
+                if word.lane != lane:
+                    word.lane, word.voice = lane, 0
+                    word.speaker, word.state = speaker_of(words[new].start_sample, words[new].end_sample, 0)
+                word.word = words[new]
+                after.append(word)
+                kept.add(word.word_id)
         gone = {w.word_id for w in said}
         for number in (*(n for n in inside if n != host), host):
             turn = self._ended[number]
@@ -227,16 +246,21 @@ class CaptionBuilder:
 
     def take_back(self, lane: int, which: Callable[[Word], bool]) -> list[ServerMessage]:
         """Words of a lane turn out to be what another lane said: they go. A turn that is open ends."""
-        messages = self._end_open(lane, which)
-        dropped: set[int] = set()
-        for turn in self._ended.values():
-            gone = {w.word_id for w in turn.words if w.lane == lane and which(w.word)}
-            if gone:
-                turn.words = [w for w in turn.words if w.word_id not in gone]
-                messages.append(_revision(turn))
-                dropped |= gone
-        self._drop(dropped)
+        messages, gone = self._take_out(lane, which)
+        self._drop({word.word_id for word in gone})
         return messages
+
+    def _take_out(self, lane: int, which: Callable[[Word], bool]) -> tuple[list[ServerMessage], list[_Labelled]]:
+        """Take words of a lane out of their turns. A turn that is open ends."""
+        messages = self._end_open(lane, which)
+        out: list[_Labelled] = []
+        for turn in self._ended.values():
+            gone = [w for w in turn.words if w.lane == lane and which(w.word)]
+            if gone:
+                turn.words = [w for w in turn.words if w not in gone]
+                messages.append(_revision(turn))
+                out += gone
+        return messages, out
 
     def _end_open(self, lane: int, which: Callable[[Word], bool]) -> list[ServerMessage]:
         """End the open turns of a lane that have such a word: only ended turns are revised."""

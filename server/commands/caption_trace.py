@@ -28,7 +28,7 @@ class CaptionTrace:
     """Every final word of a session and how the screen came to it, from all messages in their order.
 
     A word's place is its order in its turn: what is final in the turn, then the tail. A word that a revision brings
-    is shown and final from then on; one that it leaves as it was keeps its times.
+    is shown and final from then on; one that it leaves as it was, or moves to another turn, keeps its times.
 
     Args:
         revisions: whether revisions count; else the words stay as they first became final.
@@ -37,6 +37,7 @@ class CaptionTrace:
     def __init__(self, *, revisions: bool = True) -> None:
         self._revisions = revisions
         self._words: dict[int, HeardWord] = {}  # by word_id
+        self._gone: dict[int, HeardWord] = {}  # those that a revision took away: another may bring them again
         self._tails: dict[int, list[_Shown]] = {}  # by turn
         self._ended: set[int] = set()
         self._shown = self._revised = self._label_flips = 0
@@ -103,12 +104,13 @@ class CaptionTrace:
         before = {word_id: word for word_id, word in self._words.items() if word.turn == message.turn}
         self._count([_bare(word.text) for word in before.values()], [_bare(word.text) for word in message.words])
         for word_id in before:
-            del self._words[word_id]
+            self._gone[word_id] = self._words.pop(word_id)
         for word in message.words:
-            there = before.get(word.word_id)
+            there = self._gone.pop(word.word_id, None)
             revised = _heard(word, message.turn, _Shown(_bare(word.text), now_ms, now_ms), now_ms)
             if there is not None:
-                revised.speaker, revised.labelled_ms = there.speaker, there.labelled_ms
+                if there.turn == message.turn or there.speaker == word.speaker:
+                    revised.speaker, revised.labelled_ms = there.speaker, there.labelled_ms
                 revised.shown_ms = there.shown_ms
                 if _bare(there.text) == _bare(word.text):
                     revised.read_ms, revised.final_ms = there.read_ms, there.final_ms

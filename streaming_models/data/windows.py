@@ -238,19 +238,19 @@ class WindowSampler:
         heard = heard.astype(np.float32)
         power = float(np.square(heard).mean()) + 1e-9
         snr_db = float(rng.uniform(8, 45))
-        noisy: FloatArray = heard + _noise(rng, heard.shape) * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
+        noisy: FloatArray = heard + coloured(rng, heard.shape) * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
         return noisy
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+def coloured(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
     """Noise of unit power with a random slope: each channel its own."""
     white = rng.standard_normal(shape, np.float32)
     mixing = float(rng.uniform(0.0, 0.98))
     size = shape[-1]
     # One-pole low-pass by its spectrum: from white to brownish.
     frequency = np.exp(-2j * np.pi * np.fft.rfftfreq(size)).astype(np.complex64)
-    coloured = np.fft.irfft(np.fft.rfft(white, axis=-1) / (1 - mixing * frequency), size, axis=-1)
-    result: FloatArray = (coloured / (coloured.std() + 1e-9)).astype(np.float32)
+    shaped = np.fft.irfft(np.fft.rfft(white, axis=-1) / (1 - mixing * frequency), size, axis=-1)
+    result: FloatArray = (shaped / (shaped.std() + 1e-9)).astype(np.float32)
     return result
 
 

@@ -235,6 +235,36 @@ def test_turn_is_revised_once_and_only_after_its_end() -> None:
     assert captions.revise(0, words("Again.")) == []
 
 
+def test_words_of_a_revised_turn_may_still_turn_out_to_be_anothers() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("one tree three", ended=True), labelled("S1"))
+    revised(captions, 0, "one two three")
+    (message,) = captions.take_back(-1, lambda word: word.text == "two")
+    assert isinstance(message, Revision)
+    assert [w.text for w in message.words] == ["one", "three"]
+    assert captions.word_count == 2
+
+
+def test_words_that_another_lane_had_move_with_their_numbers() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("not mine one tree", ended=True), labelled("S2"))
+    theirs = (-1, lambda word: word.text in ("one", "tree"))
+    left, came = captions.replace(17, 150 * MS, 900 * MS, words("one three", 200), labelled("S1"), theirs)
+    assert isinstance(left, Revision)
+    assert isinstance(came, Revision)
+    assert [(w.word_id, w.text, w.speaker) for w in left.words] == [(0, "not", "S2"), (1, "mine", "S2")]
+    assert came.turn != left.turn
+    assert [(w.word_id, w.text, w.speaker) for w in came.words] == [(2, "one", "S1"), (3, "three", "S1")]
+    assert captions.word_count == 4
+
+
+def test_words_that_another_lane_had_go_where_nothing_takes_their_place() -> None:
+    captions = CaptionBuilder()
+    captions.step(-1, heard("one two three", ended=True), labelled("S2"))
+    captions.replace(17, 0, 900 * MS, words("four"), labelled("S1"), (-1, lambda _: True))
+    assert captions.word_count == 1
+
+
 def test_turns_of_long_ago_are_not_kept_for_revision() -> None:
     captions = CaptionBuilder()
     for turn in range(REVISABLE_TURNS + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -31,7 +32,7 @@ from streaming_models.frontend import ARRAY_LOOKAHEAD_SAMPLES, CLOSE_TALK_LOOKAH
 from streaming_models.polish import FullContext, aligned, changed_words
 from streaming_models.recogniser import Word
 from streaming_models.scoring import normalise
-from tests import array_scene, real, two_voices
+from tests import array_scene, overlap_scene, real, two_voices
 
 MONO = AudioFormat()
 FOUR = AudioFormat(channels=4)
@@ -304,7 +305,8 @@ def aligned_texts(truth: list[str], line: list[str]) -> list[tuple[int | None, i
 
 def test_two_who_talk_at_once_around_an_array_are_captioned_each_on_a_line() -> None:
     """Half of the errors of the mix at most: it hears one of the two, or neither."""
-    mixed = run(ARRAY, array_scene.scene(), [16_000], replace(real.models(), separate=False))
+    alone = replace(real.models(), separate=False, extract=None)
+    mixed = run(ARRAY, array_scene.scene(), [16_000], alone)
     assert wrong_words(around_a_table()) <= wrong_words(mixed) / 2
 
 
@@ -318,6 +320,30 @@ def words_between(messages: list[ServerMessage], span_s: tuple[int, int]) -> lis
     shown = [w for turn in folded(messages).turns.values() for w in turn.words]
     inside = [w for w in shown if span_s[0] < (w.start_ms + w.end_ms) / 2_000 < span_s[1]]
     return [(w.speaker, w.text) for w in sorted(inside, key=lambda w: w.start_ms)]
+
+
+@cache
+def before_one_microphone() -> list[ServerMessage]:
+    return run(MONO, overlap_scene.mono()[None], [16_000])
+
+
+def test_what_two_say_at_once_before_one_microphone_is_read_for_each_of_them() -> None:
+    live = run(MONO, overlap_scene.mono()[None], [16_000], replace(real.models(), extract=None))
+    labels = [Counter(speaker for speaker, _ in words_between(live, span)) for span in overlap_scene.ALONE]
+    first, second = (counted.most_common(1)[0][0] for counted in labels)
+    assert first != second
+    said = words_between(before_one_microphone(), overlap_scene.BOTH)
+    assert {first, second} <= {speaker for speaker, _ in said}
+    assert len(said) > len(words_between(live, overlap_scene.BOTH))
+    of_the_first = {normalise(text) for speaker, text in said if speaker == first}
+    assert {"epoch", "belief"} <= of_the_first
+    assert not {"epoch", "belief"} & {normalise(text) for _, text in words_between(live, overlap_scene.BOTH)}
+    for span in overlap_scene.ALONE:
+        assert words_between(before_one_microphone(), span) == words_between(live, span)
+
+
+def test_any_chunking_before_one_microphone_gives_the_same_overlaps() -> None:
+    assert run(MONO, overlap_scene.mono()[None], [5_120]) == before_one_microphone()
 
 
 def test_what_was_said_before_a_seat_was_known_is_its_talkers_in_hindsight() -> None:
@@ -385,7 +411,7 @@ class Reading:
 def polished() -> tuple[list[ServerMessage], list[ServerMessage], Reading]:
     """Messages of the beginning of the sample meeting without and with a second pass, and what that read."""
     pcm, reading = real.meeting(0, 20), Reading()
-    mono = replace(real.models(), separate=False)  # word numbers are compared, which an earlier revision moves on
+    mono = replace(real.models(), separate=False, extract=None)  # an earlier revision would move word numbers on
     return run(FOUR, pcm, [16_000], mono), run(FOUR, pcm, [16_000], replace(mono, polish=reading)), reading
 
 
@@ -428,7 +454,7 @@ def test_revision_is_the_reading_with_the_labels_as_they_stood() -> None:
 
 
 def test_any_chunking_gives_the_same_revisions() -> None:
-    models = replace(real.models(), polish=FullContext(real.moonshine()), separate=False)
+    models = replace(real.models(), polish=FullContext(real.moonshine()), separate=False, extract=None)
     assert run(FOUR, real.meeting(0, 20), [5_120], models) == polished()[1]
 
 

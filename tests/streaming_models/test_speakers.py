@@ -462,3 +462,13 @@ def test_overlapped_speech_is_nobodys_alone() -> None:
     diarizer = sp.Diarizer(both, one_voice, sp.SpeakerRegistry())
     diarizer.step(tone_audio("AAAAA"))
     assert not set(diarizer.alone(0)) & set(sp.LOCAL_NAMES)
+
+
+def test_who_talks_is_told_also_where_others_do() -> None:
+    diarizer = sp.Diarizer(tone_segment, one_voice, sp.SpeakerRegistry())
+    assert diarizer.talking(0) == {}
+    diarizer.step(tone_audio("-AAA--AA"))
+    told = diarizer.talking(0)
+    assert told == {"S1": diarizer.alone(0)["S1"]}
+    assert diarizer.talking(40_000)["S1"][0][0] == 40_000
+    assert diarizer.talking(diarizer.decided_until_sample + 1_000) == {}

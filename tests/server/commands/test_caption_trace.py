@@ -110,6 +110,20 @@ def test_a_revision_renews_the_words_that_it_changes_and_no_others() -> None:
     assert trace.stability == Stability(shown=5, revised=2, turns=1, label_flips=2)
 
 
+def test_a_word_that_moves_to_another_turn_keeps_its_times() -> None:
+    trace = traced(
+        (final(word("mine", 100, 0), word("yours", 200, 1), word("ship", 300, 2), ended=True), 500),
+        (Revision(session_id="s", turn=0, words=[word("mine", 100, 0)]), 2000),
+        (Revision(session_id="s", turn=1, words=[word("yours", 200, 1, "S2"), word("sheep", 300, 2, "S2")]), 2000),
+    )
+    assert [(w.text, w.turn, w.shown_ms, w.read_ms, w.final_ms) for w in trace.words] == [
+        ("mine", 0, 500, 500, 500),
+        ("yours", 1, 500, 500, 500),
+        ("sheep", 1, 500, 2000, 2000),
+    ]
+    assert [(w.speaker, w.labelled_ms) for w in trace.words] == [("S1", 500), ("S2", 2000), ("S2", 2000)]
+
+
 def test_without_revisions_words_stay_as_they_became_final() -> None:
     trace = CaptionTrace(revisions=False)
     trace.take(final(word("sheep", 200, 0), ended=True), 500)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from onnx_export.card import card
 from onnx_export.graph import Graph, open_graph
 from onnx_export.metadata import PREFIX, sha256, write_properties
 from onnx_export.parity import TOLERANCE, ParityError
@@ -34,6 +35,13 @@ FloatArray = NDArray[np.float32]
 
 MODEL_FILE, CARD_FILE = "extraction.onnx", "CARD.md"
 MEASURED_S = 8.0
+HEAD = (
+    "# One voice out of several",
+    "",
+    "Takes the voice of somebody who is also heard alone out of what one microphone hears of several people, for",
+    "the second reading of overlapped speech (`streaming_models/overlap_hearing.py`). Not causal. Written by",
+    "`python -m onnx_export.extraction`.",
+)
 
 
 class ExtractionGraph(Graph):
@@ -176,13 +184,13 @@ def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(str(small))
 
 
-def release(checkpoint: Path, out: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+def release(checkpoint: Path, out: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Write the graph and its card into `out`; what was measured.
 
     Args:
         checkpoint: `model.pt` of `streaming_models.train_extraction`.
         out: made if it is not there.
-        card: `data`, `licence`, `scores` and whatever else the card shall say.
+        fields: see `card`.
 
     Raises:
         ParityError: graph and net differ; nothing is written.
@@ -212,37 +220,10 @@ def release(checkpoint: Path, out: Path, card: Mapping[str, Any]) -> dict[str, A
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(small, str(out / MODEL_FILE))
     measured["bytes"] = (out / MODEL_FILE).stat().st_size
-    (out / CARD_FILE).write_text(card_text(properties, measured, card), encoding="utf-8")
+    training = f"step {properties['step']}, {properties['config']}"
+    text = card(HEAD, training, properties["checkpoint_sha256"], fields, summary(measured))
+    (out / CARD_FILE).write_text(text, encoding="utf-8")
     return measured
-
-
-def card_text(properties: Mapping[str, str], measured: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
-    """The card in Markdown; what `fields` leaves out is called not stated."""
-    scores = fields.get("scores") or {}
-    extra = {name: text for name, text in fields.items() if name not in ("data", "licence", "scores")}
-    lines = [
-        "# One voice out of several",
-        "",
-        "Takes the voice of somebody who is also heard alone out of what one microphone hears of several people, for",
-        "the second reading of overlapped speech (`streaming_models/overlap_hearing.py`). Not causal. Written by",
-        "`python -m onnx_export.extraction`.",
-        "",
-        f"- Licence: {fields.get('licence', 'not stated')}",
-        f"- Training data: {fields.get('data', 'not stated')}",
-        f"- Training: step {properties['step']}, {properties['config']}",
-        f"- Checkpoint: SHA-256 {properties['checkpoint_sha256']}",
-        *(f"- {name.capitalize()}: {text}" for name, text in extra.items()),
-        "",
-        "## Scores",
-        "",
-        *([f"- {name}: {value}" for name, value in scores.items()] or ["Not stated."]),
-        "",
-        "## Export",
-        "",
-        *summary(measured),
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def summary(measured: Mapping[str, Any]) -> list[str]:
@@ -262,8 +243,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--card", type=Path, help="JSON with data, licence and scores for the card")
     options = parser.parse_args(arguments)
     try:
-        card = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
-        measured = release(options.checkpoint, options.out, card)
+        fields = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
+        measured = release(options.checkpoint, options.out, fields)
     except (ParityError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

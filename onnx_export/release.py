@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from onnx_export.card import card
 from onnx_export.graph import open_graph
 from onnx_export.metadata import Provenance, sha256, write_properties
 from onnx_export.moonshine import read_ort_as_onnx
@@ -143,7 +144,7 @@ def chunk_ms(model: onnx.ModelProto, streams: int, repeats: int = 4) -> float:
 
 
 def release(
-    checkpoint: Checkpoint, assets: Path, recordings: Sequence[FloatArray], out: Path, card: Mapping[str, Any]
+    checkpoint: Checkpoint, assets: Path, recordings: Sequence[FloatArray], out: Path, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the files of a release into `out`; what was measured.
 
@@ -152,7 +153,7 @@ def release(
         assets: folder with the wheel's decoder.
         recordings: (C, S) at 16 kHz, speech to measure on.
         out: made if it is not there.
-        card: `data`, `licence`, `scores` and whatever else the card shall say.
+        fields: see `card`.
 
     Raises:
         ParityError: a graph differs from its net; nothing is written.
@@ -184,37 +185,21 @@ def release(
     onnx.save(small, str(out / ENCODER_FILE))
     onnx.save(kept, str(out / DECODER_FILE))
     measured["bytes"] = {name: (out / name).stat().st_size for name in (ENCODER_FILE, DECODER_FILE)}
-    (out / CARD_FILE).write_text(card_text(checkpoint.provenance, measured, card), encoding="utf-8")
+    (out / CARD_FILE).write_text(card_text(checkpoint.provenance, measured, fields), encoding="utf-8")
     return measured
 
 
 def card_text(provenance: Provenance, measured: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
-    """The card in Markdown; what `fields` leaves out is called not stated."""
-    scores = fields.get("scores") or {}
-    extra = {name: text for name, text in fields.items() if name not in ("data", "licence", "scores")}
-    lines = [
+    """The card in Markdown; see `card`."""
+    head = (
         "# Streaming SOT recogniser",
         "",
         "Live words of up to two people at once, from one microphone or several. `encoder.onnx`: the streaming encoder",
         "with its spatial embedding, started from Moonshine Tiny. `decoder_tuned.onnx`: what training changed in",
         "Moonshine Tiny's decoder; the rest is in the package `moonshine-voice`. Written by `crosstalk export-model`.",
-        "",
-        f"- Licence: {fields.get('licence', 'not stated')}",
-        f"- Training data: {fields.get('data', 'not stated')}",
-        f"- Training: step {provenance.step}, seed {provenance.seed}, code {provenance.commit or 'not stated'}",
-        f"- Checkpoint: SHA-256 {provenance.checkpoint}",
-        *(f"- {name.capitalize()}: {text}" for name, text in extra.items()),
-        "",
-        "## Scores",
-        "",
-        *([f"- {name}: {value}" for name, value in scores.items()] or ["Not stated."]),
-        "",
-        "## Export",
-        "",
-        *summary(measured),
-        "",
-    ]
-    return "\n".join(lines)
+    )
+    training = f"step {provenance.step}, seed {provenance.seed}, code {provenance.commit or 'not stated'}"
+    return card(head, training, provenance.checkpoint, fields, summary(measured))
 
 
 def summary(measured: Mapping[str, Any]) -> list[str]:
@@ -244,10 +229,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", default="", help="commit of the code that trained the checkpoint")
     options = parser.parse_args(arguments)
     try:
-        card = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
+        fields = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
         recordings = [read_audio(path) for path in options.speech]
         checkpoint = Checkpoint.load(options.checkpoint, pretrained_decoder(options.assets), options.commit)
-        measured = release(checkpoint, options.assets, recordings, options.out, card)
+        measured = release(checkpoint, options.assets, recordings, options.out, fields)
     except (CheckpointError, ParityError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

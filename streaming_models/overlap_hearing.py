@@ -6,7 +6,7 @@ shortly before or after. A network listens to those stretches to learn the voice
 mask over the spectrum). Each passage in which somebody overlaps with somebody else is heard so, once, as soon as it is
 settled who spoke; it is then read a second time, see `second_hearing.Passage`.
 
-It refuses to read, to name people and to guess: whoever was not heard alone for `LEAST_SOLO_S` stays as they are.
+It refuses to read, to name people and to guess: whoever was not heard alone for `LEAST_SOLO_HOPS` stays as they are.
 
 Source: that a solo segment enrols a speaker is the idea of Solo-SF; guiding a mask by a voice is Wang et al.,
 "VoiceFilter", Interspeech 2019. The network is this project's, see its card.

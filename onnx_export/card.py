@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 STATED = ("data", "licence", "scores")
+
+
+def read_fields(path: Path | None) -> dict[str, Any]:
+    """The `fields` of a card from a JSON file; none without one.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no JSON.
+    """
+    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    return fields
 
 
 def card(head: Sequence[str], training: str, checkpoint: str, fields: Mapping[str, Any], export: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from onnx_export.card import card
+from onnx_export.card import card, read_fields
 from onnx_export.graph import Graph, open_graph
 from onnx_export.metadata import PREFIX, sha256, write_properties
 from onnx_export.parity import TOLERANCE, ParityError
@@ -243,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--card", type=Path, help="JSON with data, licence and scores for the card")
     options = parser.parse_args(arguments)
     try:
-        fields = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
+        fields = read_fields(options.card)
         measured = release(options.checkpoint, options.out, fields)
     except (ParityError, OSError, ValueError) as error:
         print(error, file=sys.stderr)

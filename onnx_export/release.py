@@ -10,7 +10,6 @@ and its net differ.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from onnx_export.card import card
+from onnx_export.card import card, read_fields
 from onnx_export.graph import open_graph
 from onnx_export.metadata import Provenance, sha256, write_properties
 from onnx_export.moonshine import read_ort_as_onnx
@@ -229,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", default="", help="commit of the code that trained the checkpoint")
     options = parser.parse_args(arguments)
     try:
-        fields = json.loads(options.card.read_text(encoding="utf-8")) if options.card else {}
+        fields = read_fields(options.card)
         recordings = [read_audio(path) for path in options.speech]
         checkpoint = Checkpoint.load(options.checkpoint, pretrained_decoder(options.assets), options.commit)
         measured = release(checkpoint, options.assets, recordings, options.out, fields)

@@ -257,7 +257,8 @@ class CaptionBuilder:
         for turn in self._ended.values():
             gone = [w for w in turn.words if w.lane == lane and which(w.word)]
             if gone:
-                turn.words = [w for w in turn.words if w not in gone]
+                numbers = {w.word_id for w in gone}
+                turn.words = [w for w in turn.words if w.word_id not in numbers]
                 messages.append(_revision(turn))
                 out += gone
         return messages, out

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from streaming_models.frame_runs import within
 from streaming_models.second_hearing import PAUSE_HOPS, Passage, passages
-from streaming_models.short_time import FRAME_SAMPLES, HOP_SAMPLES, frames_in, sound_of, spectra_of
+from streaming_models.short_time import HOP_SAMPLES, frames_in, sound_of, whole_spectra_of
 from streaming_models.speakers import Diarizer, label_number
 
 FloatArray = NDArray[np.float32]
@@ -80,6 +80,8 @@ class OverlapHearing:
         self._forget(settled)
         self._reviewed = settled
         scene = _Scene.of(self._diarizer, self._oldest, len(self._sound) // HOP_SAMPLES)
+        if not scene.overlap.any():
+            return []
         over = settled - self._oldest - (0 if last else PAUSE_HOPS)
         sound = self._sound[: scene.hops * HOP_SAMPLES].reshape(-1, HOP_SAMPLES)
         loudness = np.square(sound).mean(axis=1)
@@ -107,9 +109,7 @@ class OverlapHearing:
         own, others = (marks[around] for marks in scene.alone(label))
         if own.sum() < LEAST_SOLO_HOPS:
             return []
-        # One frame more than hops: the first begins a hop early, so that every sample is in two.
-        sound = self._sound[around.start * HOP_SAMPLES : around.stop * HOP_SAMPLES]
-        spectra = spectra_of(np.pad(sound, (HOP_SAMPLES, FRAME_SAMPLES - HOP_SAMPLES)))[: len(own) + 1]
+        spectra = whole_spectra_of(self._sound[around.start * HOP_SAMPLES : around.stop * HOP_SAMPLES])
         own_marks, other_marks = (np.append(marks, False).astype(np.float32) for marks in (own, others))
         mask = self._extract(np.abs(spectra), own_marks, other_marks)
         inside = slice(first - around.start, after - around.start + 1)

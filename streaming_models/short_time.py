@@ -29,6 +29,12 @@ def spectra_of(sound: FloatArray) -> ComplexArray:
     return np.fft.rfft(frames * WINDOW, axis=-1).astype(np.complex64)
 
 
+def whole_spectra_of(sound: FloatArray) -> ComplexArray:
+    """(..., T * HOP_SAMPLES) -> (..., T + 1, BINS): the first frame begins a hop early, so every sample is in two."""
+    aside = [(0, 0)] * (sound.ndim - 1)
+    return spectra_of(np.pad(sound, (*aside, (HOP_SAMPLES, FRAME_SAMPLES - HOP_SAMPLES))))
+
+
 def sound_of(spectra: ComplexArray) -> FloatArray:
     """(T, BINS) -> (T * HOP_SAMPLES,) from the first frame's first sample on; the first hop has no frame before it."""
     frames = np.fft.irfft(spectra, FRAME_SAMPLES, axis=1).astype(np.float32) * WINDOW

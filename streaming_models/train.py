@@ -18,7 +18,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -316,8 +316,14 @@ def save(
         "step": step,
     }
     for name, content in (("model.pt", checkpoint(model, average, step, settings)), ("resume.pt", whole)):
-        torch.save(content, out / f"{name}.new")
-        (out / f"{name}.new").replace(out / name)
+        write(content, out / name)
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Save first beside its place: a run that is stopped meanwhile leaves the old file whole."""
+    beside = path.with_name(f"{path.name}.new")
+    torch.save(content, beside)
+    beside.replace(path)
 
 
 def training_vocabulary(bank: SpeechBank) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -31,7 +31,8 @@ from streaming_models.data.corpus import FloatArray, read_corpus
 from streaming_models.data.extraction_windows import WINDOW_HOPS, ExtractionSampler, ExtractionWindow, SpeechOf
 from streaming_models.data.windows import RoomBank
 from streaming_models.nets.extraction import ExtractionNet
-from streaming_models.short_time import BINS, FRAME_SAMPLES, HOP_SAMPLES, spectra_of
+from streaming_models.short_time import BINS, whole_spectra_of
+from streaming_models.train import write
 
 WANTED = 2
 """Voices of each window that are asked for."""
@@ -116,8 +117,7 @@ def collate(windows: list[ExtractionWindow]) -> dict[str, Tensor]:
 
 def _magnitudes(sound: FloatArray) -> FloatArray:
     """(K, S) -> (K, S / HOP_SAMPLES, BINS)."""
-    padded = np.pad(sound, ((0, 0), (HOP_SAMPLES, FRAME_SAMPLES - HOP_SAMPLES)))
-    magnitudes: FloatArray = np.abs(spectra_of(padded))[:, :WINDOW_HOPS]
+    magnitudes: FloatArray = np.abs(whole_spectra_of(sound))[:, :WINDOW_HOPS]
     return magnitudes
 
 
@@ -188,21 +188,14 @@ def train(
             with torch.no_grad():
                 losses = [float(loss_of(net, validation[k])) for k in range(VALIDATION_BATCHES)]
             row["held"] = round(sum(losses) / len(losses), 6)
-            _save({"net": net.state_dict(), "step": step, "config": asdict(settings)}, out / "model.pt")
+            write({"net": net.state_dict(), "step": step, "config": asdict(settings)}, out / "model.pt")
             state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-            _save(state, out / "resume.pt")
+            write(state, out / "resume.pt")
         if row:
             row = {"step": step, "wall_s": round(time.time() - started)} | row
             print(json.dumps(row), flush=True)
             with (out / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    """Write first beside its place."""
-    new = path.with_name(path.name + ".new")
-    torch.save(content, new)
-    new.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -48,6 +48,7 @@ from streaming_models.train import (
     collate,
     rate_at,
     window_samples,
+    write,
 )
 
 CTC_WEIGHT = 0.25
@@ -203,8 +204,7 @@ def save(
     release |= {"pieces": list(data.speller.pieces.pieces), "step": step, "config": asdict(data.settings)}
     whole = {"model": trained, "average": average.weights, "optimiser": optimiser.state_dict(), "step": step}
     for name, content in (("model.pt", release), ("resume.pt", whole)):
-        torch.save(content, out / f"{name}.new")
-        (out / f"{name}.new").replace(out / name)
+        write(content, out / name)
 
 
 def load_checkpoint(saved: dict[str, Any]) -> tuple[TransducerModel, Pieces]:

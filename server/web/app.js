@@ -111,6 +111,7 @@ class App {
     this.view.update(change);
     if (change.levels && this.captions.levels) this._showLevels();
     if (change.session) {
+      this.view.draw(); // a page that says "Ended" shows no word that may still change
       this.view.updateNames();
       this._showState();
     }

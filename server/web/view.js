@@ -48,11 +48,15 @@ export class CaptionView {
     for (const item of change.items) this._dirty.add(item);
     this._orderChanged ||= change.order;
     if (this._dirty.size || this._orderChanged) {
-      this._frame ||= requestAnimationFrame(() => {
-        this._frame = 0;
-        this._follower.around(() => this._render());
-      });
+      this._frame ||= requestAnimationFrame(() => this.draw());
     }
+  }
+
+  /** Shows what waits for the next frame. */
+  draw() {
+    cancelAnimationFrame(this._frame);
+    this._frame = 0;
+    this._follower.around(() => this._render());
   }
 
   /** After a rename. */

@@ -1,13 +1,19 @@
 """Train the network that takes one voice out of several (`nets.extraction`), from corpora to a checkpoint.
 
-Run: python -m streaming_models.train_extraction --corpus DIR [DIR ...] --rooms ROOMS.npz --out DIR [--steps N]
-[--resume]. Corpora are folders of Opus shards with manifests; no texts are needed. `--rooms` is what `crosstalk train
-prepare` writes. Needs torch (extra `train`); the same on a CPU and a GPU, in bfloat16 where that is faster.
+Run: python -m streaming_models.train_extraction --corpus DIR [DIR ...] --rooms ROOMS.npz --encoder ENCODER.npz
+--out DIR [--steps N] [--resume]. Corpora are folders of Opus shards with manifests; no texts are needed. `--rooms` and
+`--encoder` are what `crosstalk train prepare` writes. Needs torch (extra `train`); the same on a CPU and a GPU, in
+bfloat16 where that is faster.
 
-The loss is the squared difference of magnitudes to the power of 0.5, masked mixture against the voice with its early
-echo: soft sounds count more than their energy. Frames in which people overlap count most. A twentieth of the speakers
-and of the rooms is kept for validation. A step's windows depend on the seed and the step alone, so a resumed run sees
-what a whole one would.
+Two losses are summed. One is the squared difference of magnitudes to the power of 0.5, masked mixture against the
+voice with its early echo: soft sounds count more than their energy. The other is how differently a recogniser hears
+the two: the squared difference of the frames of Moonshine Tiny's encoder, which stays as it is. A mask that looks right
+may still blur what words are told apart by. Frames in which people overlap count most. A twentieth of the speakers and
+of the rooms is kept for validation. A step's windows depend on the seed and the step alone, so a resumed run sees what
+a whole one would.
+
+Source: comparing by the activations of a recogniser is Germain et al., "Speech Denoising with Deep Feature Losses",
+Interspeech 2019.
 """
 
 from __future__ import annotations
@@ -27,11 +33,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from streaming_models.data.corpus import FloatArray, read_corpus
-from streaming_models.data.extraction_windows import WINDOW_HOPS, ExtractionSampler, ExtractionWindow, SpeechOf
+from streaming_models.data.corpus import read_corpus
+from streaming_models.data.extraction_windows import (
+    WINDOW_HOPS,
+    WINDOW_SAMPLES,
+    ExtractionSampler,
+    ExtractionWindow,
+    SpeechOf,
+)
 from streaming_models.data.windows import RoomBank
+from streaming_models.nets.encoder import FRAME_SAMPLES as HEARD_SAMPLES
+from streaming_models.nets.encoder import Encoder
 from streaming_models.nets.extraction import ExtractionNet
-from streaming_models.short_time import BINS, whole_spectra_of
+from streaming_models.short_time import FRAME_SAMPLES, HOP_SAMPLES, WINDOW, whole_spectra_of
 from streaming_models.train import write
 
 WANTED = 2
@@ -42,6 +56,15 @@ POWER = 0.5
 PLAIN_WEIGHT = 0.15
 """Of frames without overlap, which are easy and most of all."""
 FLOOR = 1e-6
+HEARD_WEIGHT = 0.15
+LISTENED = 4
+"""Voices of a batch that are compared as a recogniser hears them; it takes as long as all the rest of a step."""
+LEAST_OVERLAP_HOPS = 40
+"""They are such whose window has so much overlap."""
+HEARD_OFFSET = 447
+"""The middle of what a frame of the encoder is made from, 895 samples."""
+SPOKEN_SHARE = 0.1
+"""Frames below this share of a voice's loudness are no speech: what a recogniser hears there is no matter."""
 SHORTEST_S, LONGEST_S = 1.0, 30.0
 HELD_OUT = 20
 """One speaker, and one room, in so many is kept for validation."""
@@ -91,34 +114,33 @@ def split_rooms(rooms: RoomBank) -> tuple[RoomBank, RoomBank]:
 
 
 def collate(windows: list[ExtractionWindow]) -> dict[str, Tensor]:
-    """Magnitudes of mixtures (B, T, BINS) and wanted voices (B, K, T, BINS), marks (B, K, T), weights of voices (B, K)
-    and frames (B, T)."""
+    """Spectra of mixtures (B, T, BINS) and magnitudes of wanted voices (B, K, T, BINS), these as sounds (B, K, S),
+    marks (B, K, T), weights of voices (B, K) and frames (B, T); the places of those to be listened to (N, 2)."""
     size = len(windows)
-    voices = np.zeros((size, WANTED, WINDOW_HOPS, BINS), np.float32)
+    sounds = np.zeros((size, WANTED, WINDOW_SAMPLES), np.float32)
     wanted = np.zeros((size, WANTED, WINDOW_HOPS), np.float32)
     others, weights = np.zeros_like(wanted), np.zeros((size, WANTED), np.float32)
     for b, window in enumerate(windows):
         count = min(WANTED, len(window.voices))
-        voices[b, :count] = _magnitudes(window.voices[:count])
+        sounds[b, :count] = window.voices[:count]
         for k in range(count):
             wanted[b, k] = window.alone[k]
             others[b, k] = np.delete(window.alone, k, axis=0).any(axis=0)
             weights[b, k] = window.alone[k].sum() >= LEAST_ALONE_HOPS
+    overlap = np.stack([window.overlap for window in windows])
+    listened = np.argwhere((weights > 0) & (overlap.sum(axis=1) >= LEAST_OVERLAP_HOPS)[:, None])
     arrays = {
-        "mix": _magnitudes(np.stack([window.mix for window in windows])),
-        "voices": voices,
+        "mix": whole_spectra_of(np.stack([window.mix for window in windows]))[:, :WINDOW_HOPS],
+        "voices": np.abs(whole_spectra_of(sounds))[:, :, :WINDOW_HOPS],
+        "sounds": sounds,
         "wanted": wanted,
         "others": others,
         "weights": weights,
-        "frames": np.stack([np.where(window.overlap, 1.0, PLAIN_WEIGHT) for window in windows]).astype(np.float32),
+        "frames": np.where(overlap, 1.0, PLAIN_WEIGHT).astype(np.float32),
+        # One voice of every window before the second of any: spread over the batch.
+        "listened": listened[np.argsort(listened[:, 1], kind="stable")][:LISTENED],
     }
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def _magnitudes(sound: FloatArray) -> FloatArray:
-    """(K, S) -> (K, S / HOP_SAMPLES, BINS)."""
-    magnitudes: FloatArray = np.abs(whole_spectra_of(sound))[:, :WINDOW_HOPS]
-    return magnitudes
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 @dataclass
@@ -137,22 +159,68 @@ class ExtractionBatches(Dataset[dict[str, Tensor]]):
         return collate([self.sampler.draw(seed + k) for k in range(self.settings.windows)])
 
 
-def loss_of(net: ExtractionNet, batch: dict[str, Tensor]) -> Tensor:
-    """Mean over the wanted voices."""
+@dataclass(frozen=True)
+class Losses:
+    """Means over the voices that are wanted, and over those that were listened to (0 where there are none)."""
+
+    seen: Tensor
+    heard: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.seen + HEARD_WEIGHT * self.heard
+
+
+def losses_of(net: ExtractionNet, ear: Encoder, batch: dict[str, Tensor]) -> Losses:
+    """Args: ear: a recogniser's encoder with its pretrained weights, which need no gradient."""
     device = next(net.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
+    magnitudes = batch["mix"].abs()
     with torch.autocast(device.type, torch.bfloat16):
-        masks = net(batch["mix"], batch["wanted"], batch["others"])
-    found = (masks.float() * batch["mix"][:, None] + FLOOR) ** POWER
+        masks = net(magnitudes, batch["wanted"], batch["others"])
+    masks = masks.float()
+    found = (masks * magnitudes[:, None] + FLOOR) ** POWER
     frames = batch["frames"][:, None]
     error = (found - (batch["voices"] + FLOOR) ** POWER).square().mean(3)
     error = (error * frames).sum(2) / frames.sum(2)
-    mean: Tensor = (error * batch["weights"]).sum() / batch["weights"].sum().clamp(min=1.0)
+    seen = (error * batch["weights"]).sum() / batch["weights"].sum().clamp(min=1.0)
+    window, voice = batch["listened"].T
+    if not len(window):
+        return Losses(seen, seen.new_zeros(()))
+    sounds = _sounds(batch["mix"][window] * masks[window, voice])
+    return Losses(seen, _heard(ear, sounds, batch["sounds"][window, voice], batch["frames"][window]))
+
+
+def _sounds(spectra: Tensor) -> Tensor:
+    """(N, T, BINS) of `whole_spectra_of` -> (N, S), the last hop left out."""
+    window = torch.from_numpy(WINDOW).to(spectra.device)
+    length = (spectra.shape[1] - 1) * HOP_SAMPLES
+    sounds: Tensor = torch.istft(spectra.transpose(1, 2), FRAME_SAMPLES, HOP_SAMPLES, window=window, length=length)
+    return sounds
+
+
+def _heard(ear: Encoder, sounds: Tensor, voices: Tensor, weights: Tensor) -> Tensor:
+    """How differently sounds and voices (N, S) are heard where the voices speak; weights: (N, T) of hops."""
+    voices = voices[:, : sounds.shape[1]]
+    with torch.autocast(sounds.device.type, torch.bfloat16):
+        heard = ear.whole(sounds)
+        with torch.no_grad():
+            meant = ear.whole(voices)
+    heard, meant = heard.float(), meant.float()
+    count = heard.shape[1]
+    loudness = voices.unfold(1, 2 * HEARD_OFFSET + 1, HEARD_SAMPLES)[:, :count].square().mean(2).sqrt()
+    speech = loudness > SPOKEN_SHARE * voices.square().mean(1, keepdim=True).sqrt()
+    hops = (torch.arange(count, device=sounds.device) * HEARD_SAMPLES + HEARD_OFFSET) // HOP_SAMPLES
+    frames = speech * weights[:, hops.clamp(max=weights.shape[1] - 1)]
+    error = (heard - meant).square().mean(2) / meant.square().mean()
+    mean: Tensor = (error * frames).sum() / frames.sum().clamp(min=1.0)
     return mean
 
 
 def train(
     net: ExtractionNet,
+    ear: Encoder,
     data: ExtractionBatches,
     held: ExtractionSampler,
     out: Path,
@@ -161,7 +229,9 @@ def train(
 ) -> None:
     """Run or continue a run; writes `model.pt` (weights, to export), `resume.pt` and `log.jsonl` into `out`."""
     settings = data.settings
-    net.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net.to(device)
+    ear.to(device).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), settings.rate, betas=(0.9, 0.99), weight_decay=1e-3)
     if resume and (out / "resume.pt").exists():
         saved = torch.load(out / "resume.pt", weights_only=True)
@@ -171,23 +241,25 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     validation = ExtractionBatches(held, ExtractionSettings(VALIDATION_BATCHES, settings.windows, seed=0))
     loader = DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
-    started, total = time.time(), 0.0
+    started, seen, heard = time.time(), 0.0, 0.0
     for step, batch in enumerate(loader, start=data.first + 1):
         for group in optimiser.param_groups:
             group["lr"] = settings.rate_at(step - 1)
-        loss = loss_of(net, batch)
+        losses = losses_of(net, ear, batch)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.total.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        total += float(loss.detach())
+        seen, heard = seen + float(losses.seen.detach()), heard + float(losses.heard.detach())
         row: dict[str, Any] = {}
         if step % LOG_STEPS == 0:
-            row, total = {"loss": round(total / LOG_STEPS, 6)}, 0.0
+            row = {"seen": round(seen / LOG_STEPS, 6), "heard": round(heard / LOG_STEPS, 4)}
+            seen = heard = 0.0
         if step % SAVE_STEPS == 0 or step == settings.steps:
             with torch.no_grad():
-                losses = [float(loss_of(net, validation[k])) for k in range(VALIDATION_BATCHES)]
-            row["held"] = round(sum(losses) / len(losses), 6)
+                held_out = [losses_of(net, ear, validation[k]) for k in range(VALIDATION_BATCHES)]
+            row["held_seen"] = round(sum(float(one.seen) for one in held_out) / len(held_out), 6)
+            row["held_heard"] = round(sum(float(one.heard) for one in held_out) / len(held_out), 4)
             write({"net": net.state_dict(), "step": step, "config": asdict(settings)}, out / "model.pt")
             state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
             write(state, out / "resume.pt")
@@ -203,6 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m streaming_models.train_extraction")
     parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="folders with Opus shards and manifests")
     parser.add_argument("--rooms", type=Path, required=True, help="rooms.npz of `crosstalk train prepare`")
+    parser.add_argument("--encoder", type=Path, required=True, help="encoder.npz of `crosstalk train prepare`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--workers", type=int, default=1)
@@ -215,7 +288,9 @@ def main(arguments: list[str] | None = None) -> int:
     torch.manual_seed(settings.seed)
     data = ExtractionBatches(ExtractionSampler(speech, rooms), settings)
     held = ExtractionSampler(held_speech, held_rooms)
-    train(ExtractionNet(), data, held, options.out, options.resume, options.workers)
+    ear = Encoder()
+    ear.load_pretrained(dict(np.load(options.encoder)))
+    train(ExtractionNet(), ear, data, held, options.out, options.resume, options.workers)
     return 0
 
 

@@ -11,14 +11,16 @@ import torch
 
 from streaming_models.data.extraction_windows import ExtractionSampler
 from streaming_models.data.windows import RoomBank
+from streaming_models.nets.encoder import Encoder
 from streaming_models.nets.extraction import ExtractionNet
 from streaming_models.short_time import BINS
 from streaming_models.train_extraction import (
+    LISTENED,
     WANTED,
     ExtractionBatches,
     ExtractionSettings,
     collate,
-    loss_of,
+    losses_of,
     split_rooms,
     train,
 )
@@ -36,12 +38,20 @@ def net() -> ExtractionNet:
     return ExtractionNet(width=16)
 
 
+@cache
+def ear() -> Encoder:
+    torch.manual_seed(1)
+    encoder = Encoder().requires_grad_(False)
+    encoder.layers = encoder.layers[:1]  # a sixth of the time
+    return encoder
+
+
 def run(out: Path, steps: int, resume: bool = False, until: int | None = None) -> None:
     settings = ExtractionSettings(steps=steps, windows=2, rate=3e-3, warmup=1, seed=4)
     data = ExtractionBatches(sampler(), settings)
     if until is not None:
         data.settings = ExtractionSettings(steps=until, windows=2, rate=3e-3, warmup=1, seed=4)
-    train(net(), data, sampler(), out, resume, workers=0)
+    train(net(), ear(), data, sampler(), out, resume, workers=0)
 
 
 def test_a_batch_asks_for_two_voices_of_each_window() -> None:
@@ -58,6 +68,14 @@ def test_a_batch_asks_for_two_voices_of_each_window() -> None:
             assert np.array_equal(batch["wanted"][row, 1].numpy(), window.alone[1])
 
 
+def test_voices_are_listened_to_where_people_overlap_one_of_every_window_first() -> None:
+    batch = collate(list(windows()[:6]))
+    listened = batch["listened"].tolist()
+    assert 1 <= len(listened) <= LISTENED
+    assert all(windows()[b].overlap.any() and float(batch["weights"][b, k]) for b, k in listened)
+    assert listened == sorted(listened, key=lambda place: (place[1], place[0]))
+
+
 def test_loss_is_none_for_the_voices_themselves_and_counts_only_the_weighted() -> None:
     batch = collate(list(windows()[:4]))
     silent = net()
@@ -65,7 +83,7 @@ def test_loss_is_none_for_the_voices_themselves_and_counts_only_the_weighted() -
         silent.out.bias.fill_(-40.0)
 
     def loss() -> float:
-        return float(loss_of(silent, batch).detach())
+        return float(losses_of(silent, ear(), batch).seen.detach())
 
     lost = loss()
     assert lost > 0
@@ -74,6 +92,24 @@ def test_loss_is_none_for_the_voices_themselves_and_counts_only_the_weighted() -
     assert loss() < 10 * lost
     batch["voices"][:] = 0
     assert loss() < 1e-5
+
+
+def test_what_is_heard_is_compared_where_the_voice_speaks_and_leads_the_network() -> None:
+    batch = collate(list(windows()[:4]))
+    through = net()
+    with torch.no_grad():
+        through.out.bias.fill_(40.0)  # everything passes
+    apart = losses_of(through, ear(), batch).heard
+    assert float(apart.detach()) > 0.01
+    for b in range(4):  # if the mixture is what was wanted, nothing is heard wrong
+        mix = torch.istft(batch["mix"][b].T, 512, 256, window=torch.hann_window(512).sqrt())
+        batch["sounds"][b, :, : len(mix)] = mix
+    assert float(losses_of(through, ear(), batch).heard.detach()) < 0.02 * float(apart.detach())
+    apart.backward()
+    assert all(parameter.grad is None for parameter in ear().parameters())
+    assert through.enter.weight.grad is not None
+    batch["listened"] = batch["listened"][:0]
+    assert float(losses_of(through, ear(), batch).heard.detach()) == 0
 
 
 def test_training_learns_and_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -91,7 +127,7 @@ def test_training_learns_and_a_resumed_run_goes_on_where_it_was(tmp_path: Path) 
     assert any(not torch.equal(value, dict(net().state_dict())[name]) for name, value in parts["net"].items())
     rows = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 3]
-    assert all(row["held"] > 0 for row in rows)
+    assert all(row["held_seen"] > 0 and row["held_heard"] > 0 for row in rows)
 
 
 def test_a_twentieth_of_the_rooms_is_for_validation() -> None:

@@ -163,6 +163,21 @@ def check_display_name(value: object) -> str:
     return name
 
 
+def check_vocabulary(phrases: list[Any]) -> tuple[str, ...]:
+    """The names and terms of `start.vocabulary`, each stripped.
+
+    Raises:
+        BadMessage: too many, or one that is no `check_display_name`.
+    """
+    if len(phrases) > MAX_VOCABULARY:
+        raise BadMessage(
+            "vocabulary too long",
+            expected=f"at most {MAX_VOCABULARY} phrases",
+            received=f"{len(phrases)} phrases",
+        )
+    return tuple(check_display_name(phrase) for phrase in phrases)
+
+
 def parse_audio_format(source: dict[str, Any]) -> AudioFormat:
     """Check the `audio` object of `start`.
 
@@ -276,13 +291,6 @@ def parse_client_message(text: str) -> ClientMessage:
     language = _take(source, "language", str, "en", where="start")
     if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", language):
         raise BadMessage("not a language tag", expected="a BCP 47 tag such as 'en'", received=_shown(language))
-    vocabulary = _take(source, "vocabulary", list, [], where="start")
-    if len(vocabulary) > MAX_VOCABULARY:
-        raise BadMessage(
-            "vocabulary too long",
-            expected=f"at most {MAX_VOCABULARY} phrases",
-            received=f"{len(vocabulary)} phrases",
-        )
     last_seq = _take(source, "last_seq", int, 0, where="start")
     if not 0 <= last_seq <= MAX_SEQ:
         raise BadMessage("start.last_seq out of range", expected=f"0 to {MAX_SEQ}", received=_shown(last_seq))
@@ -290,7 +298,7 @@ def parse_client_message(text: str) -> ClientMessage:
         audio=parse_audio_format(_take(source, "audio", dict, where="start")),
         session_id=check_session_id(session_id) if session_id else "",
         language=language,
-        vocabulary=tuple(check_display_name(v) for v in vocabulary),
+        vocabulary=check_vocabulary(_take(source, "vocabulary", list, [], where="start")),
         title=check_display_name(_take(source, "title", str, "", where="start")),
         system=check_display_name(_take(source, "system", str, "", where="start")),
         resume_token=check_display_name(_take(source, "resume_token", str, "", where="start")),

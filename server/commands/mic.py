@@ -14,7 +14,16 @@ from typing import Any
 from client.capture import Capture, InputDevice, choose_device, list_devices
 from client.sdk import CaptionClient, fetch_transcript
 from client.terminal import CaptionTerminal
-from server.commands.streaming import FAILED, LAYOUTS, add_server_option, complain, new_session_id, server_at
+from server.commands.streaming import (
+    FAILED,
+    LAYOUTS,
+    add_server_option,
+    add_vocabulary_option,
+    complain,
+    new_session_id,
+    read_vocabulary,
+    server_at,
+)
 from server.errors import BadMessage, CrosstalkError
 from server.protocol import AudioFormat, Ended
 
@@ -36,6 +45,7 @@ def add_parser(subparsers: Any) -> None:
         "--geometry", type=Path, metavar="FILE.json", help="positions in metres, one [x, y, z] for each channel"
     )
     parser.add_argument("--system", default="", metavar="NAME", help="recogniser; default: the server's")
+    add_vocabulary_option(parser)
     parser.add_argument("--title", default="", help="name of the meeting")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT.txt",
@@ -56,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
         capture = Capture(device, channels=args.channels)
         geometry = None if args.geometry is None else read_geometry(args.geometry)
         audio = AudioFormat(capture.sample_rate_hz, capture.channels, "s16le", args.layout, geometry)
+        vocabulary = read_vocabulary(args.vocabulary)
         with server_at(args.server) as url:
-            return asyncio.run(_caption(capture, audio, url, args))
+            return asyncio.run(_caption(capture, audio, vocabulary, url, args))
     except (CrosstalkError, RuntimeError, OSError) as error:
         complain(error)
         return FAILED
@@ -84,12 +95,16 @@ def _described(device: InputDevice) -> str:
     return f"{mark}{device.index:3d}  {device.name}  ({device.channels} channels, {device.sample_rate_hz} Hz)"
 
 
-async def _caption(capture: Capture, audio: AudioFormat, url: str, args: argparse.Namespace) -> int:
+async def _caption(
+    capture: Capture, audio: AudioFormat, vocabulary: tuple[str, ...], url: str, args: argparse.Namespace
+) -> int:
     started = datetime.now().astimezone()
     session_id = new_session_id(f"mic-{started:%Y%m%d-%H%M%S}")
     ended: Ended | None = None
     async with (
-        CaptionClient(url, audio=audio, session_id=session_id, title=args.title, system=args.system) as stream,
+        CaptionClient(
+            url, audio=audio, session_id=session_id, title=args.title, system=args.system, vocabulary=vocabulary
+        ) as stream,
         capture,
     ):
         # The first Ctrl-C stops the microphone and lets the captions come to their end; the second one is not caught.

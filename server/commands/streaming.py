@@ -19,9 +19,17 @@ from typing import get_args
 
 from client.media import MediaFile
 from client.sdk import CaptionClient, base_url
-from server.errors import CrosstalkError, SessionError
+from server.errors import BadMessage, CrosstalkError, SessionError
 from server.local import LocalServer
-from server.protocol import SESSION_ID, AnyServerMessage, AudioFormat, Ended, Layout, Warning  # noqa: A004
+from server.protocol import (
+    SESSION_ID,
+    AnyServerMessage,
+    AudioFormat,
+    Ended,
+    Layout,
+    Warning,  # noqa: A004
+    check_vocabulary,
+)
 from server.transcript import Transcript
 
 FAILED = 2
@@ -38,6 +46,30 @@ def complain(message: object) -> None:
 def add_server_option(parser: argparse.ArgumentParser) -> None:
     """`--server URL`; without it the command runs a server of its own."""
     parser.add_argument("--server", metavar="URL", help="a running server (default: one for this command alone)")
+
+
+def add_vocabulary_option(parser: argparse.ArgumentParser) -> None:
+    """`--vocabulary FILE`, see `read_vocabulary`."""
+    parser.add_argument(
+        "--vocabulary", type=Path, metavar="FILE.txt", help="names and terms to be favoured, one a line, 200 at most"
+    )
+
+
+def read_vocabulary(path: Path | None) -> tuple[str, ...]:
+    """Names and terms, one a line; empty lines don't count. None gives none.
+
+    Raises:
+        BadMessage: no such file, not UTF-8 text, or more or longer ones than a session takes.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise BadMessage(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadMessage(f"{path}: not text", expected="UTF-8, one name or term a line", received=str(error)) from error
+    return check_vocabulary([line.strip() for line in lines if line.strip()])
 
 
 @contextlib.contextmanager
@@ -81,6 +113,7 @@ async def stream_file(
     realtime: bool = False,
     layout: Layout = "auto",
     system: str = "",
+    vocabulary: tuple[str, ...] = (),
     channels: int | None = None,
     on_message: Callable[[AnyServerMessage, float], None] | None = None,
     on_open: Callable[[float | None], None] | None = None,
@@ -92,6 +125,7 @@ async def stream_file(
         url: base URL of the server.
         path: any file that `client.media` reads.
         realtime: each block is sent when its last sample would have been spoken; else as fast as the server takes it.
+        vocabulary: names and terms to be favoured.
         channels: send only the first so many of a file that has more.
         on_message: called with every message and the ms since the first sample's moment.
         on_open: called once with the length in s if known.
@@ -108,7 +142,12 @@ async def stream_file(
         )
         result = StreamedFile(new_session_id(path.stem), channels=audio.channels)
         async with CaptionClient(
-            url, audio=audio, session_id=result.session_id, title=_title(path), system=system
+            url,
+            audio=audio,
+            session_id=result.session_id,
+            title=_title(path),
+            system=system,
+            vocabulary=vocabulary,
         ) as stream:
             begun = time.perf_counter()
             feeder = asyncio.create_task(_feed(stream, media, begun if realtime else None), name=f"feed {path.name}")

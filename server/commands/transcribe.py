@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client.sdk import fetch_transcript
-from server.commands.streaming import FAILED, LAYOUTS, add_server_option, complain, server_at, stream_file
+from server.commands.streaming import (
+    FAILED,
+    LAYOUTS,
+    add_server_option,
+    add_vocabulary_option,
+    complain,
+    read_vocabulary,
+    server_at,
+    stream_file,
+)
 from server.errors import CrosstalkError
 from server.transcript import SegLstRow
 
@@ -37,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--realtime", action="store_true", help="send the audio at the speed of speech")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="what the channels are; default: auto")
     parser.add_argument("--system", default="", metavar="NAME", help="recogniser; default: the server's")
+    add_vocabulary_option(parser)
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="files at once; default: 2")
     add_server_option(parser)
     parser.set_defaults(run=run)
@@ -57,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if not readable:
         return FAILED
     try:
+        vocabulary = read_vocabulary(args.vocabulary)
         with server_at(args.server) as url:
-            bodies = asyncio.run(_transcribe(readable, url, args))
+            bodies = asyncio.run(_transcribe(readable, url, vocabulary, args))
     except (CrosstalkError, RuntimeError) as error:
         complain(error)
         return FAILED
@@ -91,7 +102,9 @@ def _is_folder(args: argparse.Namespace) -> bool:
     return several or (args.output is not None and args.output.is_dir())
 
 
-async def _transcribe(files: list[Path], url: str, args: argparse.Namespace) -> dict[Path, str]:
+async def _transcribe(
+    files: list[Path], url: str, vocabulary: tuple[str, ...], args: argparse.Namespace
+) -> dict[Path, str]:
     """The transcript of each file that could be captioned, in the files' order; failures are said on stderr."""
     turnstile = asyncio.Semaphore(args.jobs)
     bodies: dict[Path, str] = {}
@@ -109,6 +122,7 @@ async def _transcribe(files: list[Path], url: str, args: argparse.Namespace) -> 
                         realtime=args.realtime,
                         layout=args.layout,
                         system=args.system,
+                        vocabulary=vocabulary,
                         on_open=lambda length_s: progress.update(task, total=length_s),
                         on_progress=lambda at_s: progress.update(task, completed=at_s, at=f"{at_s:.0f} s"),
                     )

@@ -15,6 +15,7 @@ import { recentSessions, showFormats, showSessions, viewerLink } from "./session
 import { applySettings, loadSettings, saveSettings, stepScale } from "./settings.js";
 import { Uplink } from "./uplink.js";
 import { CaptionView } from "./view.js";
+import { cleanVocabulary } from "./vocabulary.js";
 import { keepAwake } from "./wake.js";
 
 /** @typedef {import("./captions.js").Message} Message */
@@ -198,6 +199,7 @@ class App {
           ...(source instanceof Sample && source.geometry ? { geometry_m: source.geometry } : {}),
         },
         title: cleanName(title),
+        vocabulary: cleanVocabulary(fieldById("vocabulary").value),
       },
       {
         started: (sessionId) => this._started(sessionId, source),

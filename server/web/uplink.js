@@ -54,7 +54,7 @@ export function packFrame(frameSeq, frame, channels, skip = 0) {
 
 export class Uplink {
   /**
-   * @param {{audio: AudioFormat, title: string}} start
+   * @param {{audio: AudioFormat, title: string, vocabulary: string[]}} start
    * @param {object} handlers
    * @param {(sessionId: string) => void} handlers.started once, when the session has its id
    * @param {(message: Message) => void} handlers.message everything else, for levels and the like
@@ -122,9 +122,9 @@ export class Uplink {
 
   /** @param {WebSocket} socket */
   _opened(socket) {
-    const { audio, title } = this._start;
+    const { audio, title, vocabulary } = this._start;
     /** @type {Record<string, unknown>} */
-    const start = { type: "start", protocol: PROTOCOL_VERSION, audio, title };
+    const start = { type: "start", protocol: PROTOCOL_VERSION, audio, title, vocabulary };
     if (this._resumeToken) Object.assign(start, { session_id: this._sessionId, resume_token: this._resumeToken });
     this._error = null;
     this._lastHeardMs = performance.now();

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from client.media import MediaError
 from client.sdk import ServerUnreachable
-from server.commands.streaming import new_session_id, server_at, stream_file
+from server.commands.streaming import new_session_id, read_vocabulary, server_at, stream_file
+from server.errors import BadMessage
 from server.protocol import SESSION_ID, AnyServerMessage, Levels
 
 
@@ -33,6 +34,30 @@ def test_given_server_is_used_as_it_is() -> None:
         assert url == "http://localhost:1"
     with pytest.raises(ServerUnreachable, match="not a server address"), server_at("gopher://x"):
         pass
+
+
+def test_a_vocabulary_is_a_line_for_each_name_and_term(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\ufeffKettering\r\n\n  olive oil  \nZoë\n", encoding="utf-8")
+    assert read_vocabulary(path) == ("Kettering", "olive oil", "Zoë")
+    assert read_vocabulary(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfe", "names.txt: not text"),
+        (b"word\n" * 201, "at most 200 phrases"),
+        (b"w" * 65, "not a name"),
+        (None, "names.txt: No such file"),
+    ],
+)
+def test_a_vocabulary_that_no_session_takes_is_refused(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "names.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadMessage, match=reason):
+        read_vocabulary(path)
 
 
 async def test_realtime_and_fast_give_the_same_words(server_url: str, story: NDArray[np.int16], tmp_path: Path) -> None:

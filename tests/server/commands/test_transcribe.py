@@ -55,6 +55,18 @@ def test_cd_rate_file_is_captioned(
     assert "times" in capsys.readouterr().out.lower()
 
 
+def test_names_and_terms_are_written_as_listed(
+    server_url: str, tmp_path: Path, story: Pcm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", story[13 * RATE_HZ : 17 * RATE_HZ], RATE_HZ)
+    (tmp_path / "names.txt").write_text("the season of Light\n")
+    arguments = ["transcribe", str(tmp_path / "a.wav"), "--server", server_url]
+    assert main(arguments) == 0
+    assert "season of light" in capsys.readouterr().out
+    assert main([*arguments, "--vocabulary", str(tmp_path / "names.txt")]) == 0
+    assert "the season of Light" in capsys.readouterr().out
+
+
 def test_video_is_captioned_as_subtitles(server_url: str, tmp_path: Path, story: Pcm) -> None:
     pcm = story[:SPOKEN][None, :].astype(np.float32) / 32768
     with av.open(str(tmp_path / "talk.mkv"), "w") as container:
@@ -129,6 +141,7 @@ def test_unknown_recogniser_is_said(
         (["a.wav", "-o", "nowhere/out.txt"], "no such folder"),
         (["a.wav", "--jobs", "0"], "--jobs must be at least 1"),
         (["a.wav"], "a.wav: no such file"),
+        (["here.txt", "--vocabulary", "nowhere.txt"], "nowhere.txt: No such file"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_anything_is_started(

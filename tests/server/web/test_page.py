@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -46,11 +47,16 @@ def words(page: Page) -> list[str]:
 def test_the_microphone_is_captioned(open_page: OpenPage) -> None:
     page = open_page("/")
     page.get_by_label("Title").fill("Stand-up")
+    page.get_by_label("Names and terms").fill(" remote,, buttons ; Zoë\u00a0K,remote")
+    sent: list[str | bytes] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
     page.get_by_role("button", name="Caption my microphone").click()
     expect(page.locator("#state")).to_have_text("Live", timeout=CAPTION_MS)
     expect(page.locator(".word:not(.tail)").nth(8)).to_be_visible(timeout=CAPTION_MS)
     assert {"think", "remote", "really", "complicated", "buttons"} & {w.strip(".,").lower() for w in words(page)}
     expect(page.get_by_role("heading", name="Stand-up")).to_be_visible()
+    started = json.loads(sent[0])
+    assert (started["title"], started["vocabulary"]) == ("Stand-up", ["remote", "buttons", "Zoë K"])
     expect(page.locator("#meters li").first).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#state")).to_have_text("Ended", timeout=CAPTION_MS)

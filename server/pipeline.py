@@ -8,7 +8,7 @@ loop. One `Pipeline` is one session's whole streaming state.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -59,6 +59,8 @@ MIN_PASSAGE_VOICE_SAMPLES = MODEL_RATE_HZ
 """The same for a passage of a seat: there is always another that says more."""
 LONE_CONFIDENCE = 0.5
 """A passage that is read again as a single word less likely than this stands as it was read live."""
+UNNOTICED_CONFIDENCE = 0.7
+"""So does one of which the diarizer noticed nothing, unless its words are as likely as this on average."""
 MAX_VOICE_SAMPLES = 4 * MODEL_RATE_HZ
 """More speech than this costs and adds nothing."""
 
@@ -307,7 +309,7 @@ class Pipeline:
         messages: list[ServerMessage] = []
         for passage in mix.overlap_hearing.review(last=last):
             words = self._reread(mix, passage)
-            if not words:
+            if not words or not (passage.noticed or _makes_sense(words)):
                 continue
             start, end = self._on_clock(mix, passage)
             speaker = label_text(passage.seat)
@@ -544,6 +546,11 @@ class Pipeline:
             dead_channels=sorted(self._dead),
             layout=self._front.layout_now,
         )
+
+
+def _makes_sense(words: Sequence[Word]) -> bool:
+    """Whether words that nobody else noticed were said, going by how sure they were read."""
+    return sum(word.confidence for word in words) >= UNNOTICED_CONFIDENCE * len(words)
 
 
 def _always(speaker: str) -> SpeakerOf:

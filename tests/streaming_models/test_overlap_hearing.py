@@ -8,8 +8,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from streaming_models.overlap_hearing import KEPT_HOPS, MARGIN_HOPS, FloatArray, OverlapHearing
-from streaming_models.second_hearing import Passage
+from streaming_models.overlap_hearing import (
+    KEPT_HOPS,
+    LEAST_OVERLAP_HOPS,
+    MARGIN_HOPS,
+    Extract,
+    FloatArray,
+    OverlapHearing,
+    OverlappedPassage,
+)
 from streaming_models.short_time import HOP_SAMPLES
 from streaming_models.speakers import Diarizer, SpeakerRegistry, label_number
 from tests import real
@@ -19,17 +26,28 @@ MARGIN_SAMPLES = MARGIN_HOPS * HOP_SAMPLES
 Heard = list[tuple[int, int, int, bytes]]
 
 
-def hearing() -> tuple[OverlapHearing, Diarizer]:
+def hearing(extract: Extract | None = None) -> tuple[OverlapHearing, Diarizer]:
     models = real.models()
-    assert models.extract is not None
+    extract = extract or models.extract
+    assert extract is not None
     diarizer = Diarizer(models.segment, models.embed, SpeakerRegistry())
-    return OverlapHearing(models.extract, diarizer), diarizer
+    return OverlapHearing(extract, diarizer), diarizer
 
 
-def hear(pcm: FloatArray, size: int, flush: bool = True) -> tuple[list[Passage], Diarizer]:
+def everything(magnitudes: FloatArray, _own: FloatArray, _others: FloatArray) -> FloatArray:
+    return np.ones_like(magnitudes)
+
+
+def nothing(magnitudes: FloatArray, _own: FloatArray, _others: FloatArray) -> FloatArray:
+    return np.zeros_like(magnitudes)
+
+
+def hear(
+    pcm: FloatArray, size: int, flush: bool = True, extract: Extract | None = None
+) -> tuple[list[OverlappedPassage], Diarizer]:
     """Passages of audio cut into pieces of one size, asked for whenever the diarizer has decided more."""
-    overlaps, diarizer = hearing()
-    found: list[Passage] = []
+    overlaps, diarizer = hearing(extract)
+    found: list[OverlappedPassage] = []
     for at in range(0, len(pcm), size):
         piece = pcm[at : at + size]
         overlaps.step(piece)
@@ -43,12 +61,12 @@ def hear(pcm: FloatArray, size: int, flush: bool = True) -> tuple[list[Passage],
     return found, diarizer
 
 
-def content(passages: list[Passage]) -> Heard:
+def content(passages: list[OverlappedPassage]) -> Heard:
     return [(p.seat, p.start_sample, p.end_sample, p.pcm.tobytes()) for p in passages]
 
 
 @cache
-def whole() -> tuple[list[Passage], Diarizer]:
+def whole() -> tuple[list[OverlappedPassage], Diarizer]:
     return hear(mono(), 1_024)
 
 
@@ -83,6 +101,28 @@ def test_a_passage_is_more_like_its_talker_than_the_microphone_was(voice: int) -
         before.append(likeness(mono()[at], mine))
         assert heard[-1] > 1.5 * likeness(passage.pcm, other)
     assert np.mean(heard) > np.mean(before)
+
+
+def test_overlap_that_the_diarizer_is_sure_of_is_told_from_what_the_network_alone_hears() -> None:
+    """A network that takes every sound for everybody's: both speak all the time."""
+    imagined, diarizer = hear(mono(), 1_024, extract=everything)
+    assert {passage.seat for passage in imagined} == {talker(span) for span in ALONE}
+    sure = [passage for passage in imagined if passage.noticed]
+    assert 0 < len(sure) < len(imagined)
+    talks = diarizer.talking(0)
+    for passage in sure:
+        at = range(passage.start_sample, passage.end_sample, HOP_SAMPLES)
+        speaking = [sum(any(a <= s < b for a, b in stretches) for stretches in talks.values()) for s in at]
+        assert sum(count > 1 for count in speaking) >= LEAST_OVERLAP_HOPS - 1
+    for span in ALONE[1:]:
+        both = [p for p in imagined if p.start_sample < (span[1] - 1) * RATE_HZ and p.end_sample > span[0] * RATE_HZ]
+        assert len({passage.seat for passage in both}) == 2
+
+
+def test_overlap_is_heard_also_where_the_network_hears_nobody() -> None:
+    passages, _ = hear(mono(), 1_024, extract=nothing)
+    assert {p.seat for p in passages if p.noticed} == {p.seat for p in whole()[0] if p.noticed}
+    assert not any(passage.pcm.any() for passage in passages)
 
 
 def test_nothing_is_heard_twice() -> None:
@@ -139,14 +179,12 @@ def test_memory_is_bounded() -> None:
 def test_the_network_is_asked_with_marks_of_solo_speech_only() -> None:
     asked: list[tuple[FloatArray, FloatArray]] = []
 
-    def everything(magnitudes: FloatArray, own: FloatArray, others: FloatArray) -> FloatArray:
+    def noting(magnitudes: FloatArray, own: FloatArray, others: FloatArray) -> FloatArray:
         asked.append((own, others))
         assert own.shape == others.shape == (len(magnitudes),)
         return np.ones_like(magnitudes)
 
-    models = real.models()
-    diarizer = Diarizer(models.segment, models.embed, SpeakerRegistry())
-    overlaps = OverlapHearing(everything, diarizer)
+    overlaps, diarizer = hearing(noting)
     overlaps.step(mono())
     diarizer.step(mono())
     diarizer.flush()

@@ -117,7 +117,7 @@ class OverlapHearing:
                 first = max(first, done)
                 if after <= over and (own & overlap)[first:after].sum() >= LEAST_OVERLAP_HOPS:
                     self._heard_until[label] = self._oldest + after
-                    found += self._hear(scene, label, first, after, judged)
+                    found += self._hear(scene, label, first, after)
         return sorted(found, key=lambda passage: (passage.start_sample, passage.seat))
 
     def _forget(self, settled: int) -> None:
@@ -148,10 +148,10 @@ class OverlapHearing:
                 share = np.convolve((mask * weight).sum(axis=1), np.full(SMOOTH_HOPS, 1 / SMOOTH_HOPS), "same")
                 self._shares[label][begin:end] = share[begin - around.start : end - around.start]
 
-    def _hear(self, scene: _Scene, label: str, first: int, after: int, judged: int) -> list[OverlappedPassage]:
+    def _hear(self, scene: _Scene, label: str, first: int, after: int) -> list[OverlappedPassage]:
         """What a voice says in the hops from `first` to before `after`; nothing if it is not known how it sounds."""
-        noticed = scene.overlap_of(label)[first:after].sum() >= LEAST_OVERLAP_HOPS
-        first, after = max(0, first - MARGIN_HOPS), min(judged, after + MARGIN_HOPS)
+        noticed = (scene.talks_of(label) & scene.overlap)[first:after].sum() >= LEAST_OVERLAP_HOPS
+        first, after = max(0, first - MARGIN_HOPS), min(self._judged - self._oldest, after + MARGIN_HOPS)
         around = slice(max(0, first - CONTEXT_HOPS), min(scene.hops, after + CONTEXT_HOPS))
         spectra = self._spectra(around)
         mask = self._mask(scene, label, spectra, around)
@@ -168,7 +168,8 @@ class OverlapHearing:
 
     def _mask(self, scene: _Scene, label: str, spectra: ComplexArray, around: slice) -> FloatArray | None:
         """(T + 1, BINS), the part of each point that is a voice; None if it is not known how it sounds."""
-        own, others = (marks[around] for marks in scene.alone(label))
+        alone, talks = scene.alone[around], scene.perhaps[label][around]
+        own, others = alone & talks, alone & ~talks
         if own.sum() < LEAST_SOLO_HOPS:
             return None
         own_marks, other_marks = (np.append(marks, False).astype(np.float32) for marks in (own, others))
@@ -177,11 +178,16 @@ class OverlapHearing:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """Who talks in each of the hops that are remembered: label -> (T,). perhaps: also whoever may be a second one."""
+    """Who talks in each of the hops that are remembered.
+
+    talks: label -> (T,). perhaps: the same, and whoever may be a second one. overlap: (T,) where two talk for certain.
+    alone: (T,) where one does, and nobody else perhaps.
+    """
 
     talks: Mapping[str, BoolArray]
     perhaps: Mapping[str, BoolArray]
-    hops: int
+    overlap: BoolArray
+    alone: BoolArray
 
     @classmethod
     def of(cls, diarizer: Diarizer, first_hop: int, hops: int) -> _Scene:
@@ -191,20 +197,15 @@ class _Scene:
             {label: within(middles, stretches) for label, stretches in talking.items()}
             for talking in (diarizer.talking(since), diarizer.talking(since, perhaps=True))
         )
-        return cls(talks, perhaps, hops)
+        return cls(talks, perhaps, _how_many(talks, hops) > 1, _how_many(perhaps, hops) == 1)
 
-    def alone(self, label: str) -> tuple[BoolArray, BoolArray]:
-        """(T,) where one talks alone for certain, and where somebody else does."""
-        alone = _how_many(self.perhaps, self.hops) == 1
-        return self.perhaps[label] & alone, ~self.perhaps[label] & alone
+    @property
+    def hops(self) -> int:
+        return len(self.alone)
 
     def talks_of(self, label: str) -> BoolArray:
         """(T,) where one talks for certain."""
         return self.talks.get(label, np.zeros(self.hops, np.bool_))
-
-    def overlap_of(self, label: str) -> BoolArray:
-        """(T,) where one talks and somebody else too, for certain."""
-        return self.talks_of(label) & (_how_many(self.talks, self.hops) > 1)
 
 
 def _how_many(talks: Mapping[str, BoolArray], hops: int) -> NDArray[np.int64]:

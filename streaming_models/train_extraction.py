@@ -43,7 +43,7 @@ from streaming_models.data.extraction_windows import (
 )
 from streaming_models.data.windows import RoomBank
 from streaming_models.nets.encoder import FRAME_SAMPLES as HEARD_SAMPLES
-from streaming_models.nets.encoder import Encoder
+from streaming_models.nets.encoder import LOOKAHEAD_SAMPLES, Encoder
 from streaming_models.nets.extraction import ExtractionNet
 from streaming_models.short_time import FRAME_SAMPLES, HOP_SAMPLES, WINDOW, whole_spectra_of
 from streaming_models.train import write
@@ -61,8 +61,8 @@ LISTENED = 4
 """Voices of a batch that are compared as a recogniser hears them; it takes as long as all the rest of a step."""
 LEAST_OVERLAP_HOPS = 40
 """They are such whose window has so much overlap."""
-HEARD_OFFSET = 447
-"""The middle of what a frame of the encoder is made from, 895 samples."""
+HEARD_SPAN = HEARD_SAMPLES + LOOKAHEAD_SAMPLES
+"""What a frame of the encoder is made from."""
 SPOKEN_SHARE = 0.1
 """Frames below this share of a voice's loudness are no speech: what a recogniser hears there is no matter."""
 SHORTEST_S, LONGEST_S = 1.0, 30.0
@@ -209,9 +209,9 @@ def _heard(ear: Encoder, sounds: Tensor, voices: Tensor, weights: Tensor) -> Ten
             meant = ear.whole(voices)
     heard, meant = heard.float(), meant.float()
     count = heard.shape[1]
-    loudness = voices.unfold(1, 2 * HEARD_OFFSET + 1, HEARD_SAMPLES)[:, :count].square().mean(2).sqrt()
+    loudness = voices.unfold(1, HEARD_SPAN, HEARD_SAMPLES)[:, :count].square().mean(2).sqrt()
     speech = loudness > SPOKEN_SHARE * voices.square().mean(1, keepdim=True).sqrt()
-    hops = (torch.arange(count, device=sounds.device) * HEARD_SAMPLES + HEARD_OFFSET) // HOP_SAMPLES
+    hops = (torch.arange(count, device=sounds.device) * HEARD_SAMPLES + HEARD_SPAN // 2) // HOP_SAMPLES
     frames = speech * weights[:, hops.clamp(max=weights.shape[1] - 1)]
     error = (heard - meant).square().mean(2) / meant.square().mean()
     mean: Tensor = (error * frames).sum() / frames.sum().clamp(min=1.0)

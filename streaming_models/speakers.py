@@ -31,8 +31,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from streaming_models.fbank import SAMPLE_RATE_HZ, SHIFT_SAMPLES, FbankStream, VoiceInputError, centred, check_pcm
+from streaming_models.fbank import SAMPLE_RATE_HZ, SHIFT_SAMPLES, FbankStream, VoiceInputError, check_pcm
 from streaming_models.frame_runs import runs
+from streaming_models.linkage import linked
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -71,10 +72,12 @@ SAME_PERSON_SCORE = 0.25
 """Clusters whose normalised similarity is above this are one person. See CARD.md for the scores around it."""
 SAME_PERSON_SETTLED_SCORE = 0.6
 """What it takes to merge two people who both have older evidence: their labels were shown as final."""
-LOCAL_BONUS = 0.05
+LOCAL_BONUS = 0.1
 """Added to the cosine of two pieces when one window calls them one local speaker, subtracted when it calls them two."""
 NEW_PERSON_S = 1.0
 """Solo speech needed for a new person (design.md); less than that takes the nearest person, provisionally."""
+NEW_CLUSTER_S = 1.5
+"""The same where pieces are clustered: one far microphone makes strangers of short ones."""
 FIRST_PERSON_S = 0.5
 """While nobody is known, this much suffices: there is no nearest person to take."""
 
@@ -100,20 +103,23 @@ HOP_FRAMES = 118
 """Frames between windows: 1.99 s. One segmentation costs about 50 ms of one core."""
 FINAL_AFTER_S = 8.0
 """Frames this far behind the newest window's end are final."""
-PIECE_MIN_S, PIECE_MAX_S = 0.5, 2.0
+PIECE_MIN_S, PIECE_MAX_S = 0.8, 2.0
 """Solo speech of one piece. Below, an embedding says little (equal error rate 21 % at 0.5 s, 7 % at 1 s)."""
 PIECE_GAP_FRAMES = 18
 """Silence inside one piece, at most 0.3 s."""
 PIECE_OPEN_S = 1.0
 """A piece that touches the window's end waits for more until it is this long."""
+IMPURE_ON = 0.5
+"""Half of what one far microphone hears of an overlap is held to be one talker's. The surer the segmentation is of a
+second one after all, on average over a piece, the less the piece counts; from here on next to nothing."""
+LEAST_WEIGHT = 0.02
 EDGE_FRAMES = 12
 """The last 0.2 s of a window have no right context: no pieces end there."""
-EMBED_RATE = 0.35
-"""Seconds embedded per second of audio, on average; one embedded second costs about 50 ms of one core."""
-EMBED_BANK_S = 8.0
+EMBED_RATE = 0.7
+"""Seconds embedded per second of audio, on average: enough for nearly all solo speech of a meeting. One embedded second
+costs about 50 ms of one core."""
+EMBED_BANK_S = 16.0
 """Unused budget that can be saved, and what a lane starts with."""
-EMBED_MAX_S = 1.5
-"""At most this much of one piece is embedded, from its middle."""
 LOCAL_ON = 0.5
 """A local speaker is active above this probability when pieces are cut."""
 SPEECH_ON = 0.45
@@ -225,8 +231,8 @@ def best_assignment(scores: npt.NDArray[np.float64]) -> list[int]:
 class Voice:
     """Summed evidence of one person or cluster: enough for mean linkage with any other.
 
-    `direction` is the sum of gain x unit embedding, `gain` and `gain_squared` the sums of the gains and their
-    squares, `solo_s` the solo seconds behind them.
+    `direction` is the weighted sum of gain x unit embedding, `gain` and `gain_squared` those of the gains and their
+    squares, `solo_s` that of the solo seconds behind them.
     """
 
     direction: FloatArray = field(default_factory=lambda: np.zeros(EMBEDDING_SIZE, np.float32))
@@ -234,12 +240,13 @@ class Voice:
     gain_squared: float = 0.0
     solo_s: float = 0.0
 
-    def add(self, unit: FloatArray, solo_s: float) -> None:
+    def add(self, unit: FloatArray, solo_s: float, weight: float = 1.0) -> None:
+        """Take in a piece; `weight`: how much it counts, 0 to 1."""
         gain = voice_gain(solo_s)
-        self.direction = np.asarray(self.direction + np.float32(gain) * unit, np.float32)
-        self.gain += gain
-        self.gain_squared += gain * gain
-        self.solo_s += solo_s
+        self.direction = np.asarray(self.direction + np.float32(weight * gain) * unit, np.float32)
+        self.gain += weight * gain
+        self.gain_squared += weight * gain * gain
+        self.solo_s += weight * solo_s
 
     def join(self, other: Voice) -> None:
         """Take in all evidence of the same person."""
@@ -269,8 +276,9 @@ class _Piece:
     """One stretch of solo speech with its embedding.
 
     `window` and `slot` say which local speaker of which window it was (-1: none); `apart` names a group of pieces
-    that are certainly different people (-1: none). `label` is a person's number, 0 before the first clustering;
-    `tentative` marks a label taken from the nearest person for want of evidence.
+    that are certainly different people (-1: none). `weight` is how surely nobody else is heard in it, 0 to 1. `label`
+    is a person's number, 0 before the first clustering; `tentative` marks a label taken from the nearest person for
+    want of evidence.
     """
 
     key: int
@@ -283,6 +291,7 @@ class _Piece:
     label: int = 0
     tentative: bool = True
     confidence: float = 0.0
+    weight: float = 1.0
 
 
 class SpeakerRegistry:
@@ -338,7 +347,14 @@ class SpeakerRegistry:
     # ---- pieces, re-clustered ----------------------------------------------------------------------------------
 
     def add_piece(
-        self, embedding: FloatArray, solo_s: float, lane: int = -1, window: int = -1, slot: int = -1, apart: int = -1
+        self,
+        embedding: FloatArray,
+        solo_s: float,
+        lane: int = -1,
+        window: int = -1,
+        slot: int = -1,
+        apart: int = -1,
+        weight: float = 1.0,
     ) -> int:
         """Remember one piece of solo speech; `recluster` gives it a person.
 
@@ -347,19 +363,22 @@ class SpeakerRegistry:
             solo_s: seconds of solo speech that were embedded.
             lane, window, slot: local speaker `slot` of the lane's window number `window`; -1 for none.
             apart: pieces of one group (a number that is not -1) are different people.
+            weight: how surely nobody else is heard in it, above 0 and up to 1.
 
         Returns:
             The piece's key.
 
         Raises:
-            VoiceInputError: wrong shape, zero length or a number that is not finite.
+            VoiceInputError: wrong shape, zero length, a number that is not finite, or a weight out of its bounds.
         """
         unit = unit_embedding(embedding)
         if not math.isfinite(solo_s) or solo_s < 0.0:
             raise VoiceInputError(f"expected solo_s >= 0, received {solo_s}")
+        if not 0.0 < weight <= 1.0:
+            raise VoiceInputError(f"expected a weight above 0 and up to 1, received {weight}")
         key = self._next_key
         self._next_key += 1
-        self._pieces.append(_Piece(key, unit, solo_s, lane, window, slot, apart))
+        self._pieces.append(_Piece(key, unit, solo_s, lane, window, slot, apart, weight=weight))
         return key
 
     def recluster(self) -> dict[int, tuple[str, float]]:
@@ -413,7 +432,7 @@ class SpeakerRegistry:
         singles = [self._older[number] for number in people]
         for piece in self._pieces:
             voice = Voice()
-            voice.add(piece.unit, piece.solo_s)
+            voice.add(piece.unit, piece.solo_s, piece.weight)
             singles.append(voice)
         directions = np.stack([voice.direction for voice in singles]).astype(np.float64)
         gain = np.array([voice.gain for voice in singles])
@@ -432,36 +451,11 @@ class SpeakerRegistry:
         forbidden[first:, first:] = (apart[:, None] == apart) & (apart >= 0)
         limit = np.full((nodes, nodes), SAME_PERSON_SCORE)
         limit[:first, :first] = SAME_PERSON_SETTLED_SCORE
-        np.fill_diagonal(forbidden, True)
-
-        members = [[index] for index in range(nodes)]
-        alive = np.ones(nodes, dtype=bool)
-        margin = np.where(forbidden, -np.inf, evidence / weight - limit)
-        while True:
-            best = int(np.argmax(margin))
-            one, two = divmod(best, nodes)
-            if not margin[one, two] > 0.0:
-                break
-            one, two = min(one, two), max(one, two)
-            members[one] += members[two]
-            for matrix in (evidence, weight):
-                matrix[one] += matrix[two]
-                matrix[:, one] += matrix[:, two]
-            forbidden[one] |= forbidden[two]
-            forbidden[:, one] |= forbidden[:, two]
-            limit[one] = np.maximum(limit[one], limit[two])
-            limit[:, one] = np.maximum(limit[:, one], limit[:, two])
-            alive[two] = False
-            margin[two] = margin[:, two] = -np.inf
-            row = np.where(alive & ~forbidden[one], evidence[one] / weight[one] - limit[one], -np.inf)
-            row[one] = -np.inf
-            margin[one] = row
-            margin[:, one] = row
+        solo_s = np.array([voice.solo_s for voice in singles])
         clusters: list[list[_Piece]] = []
         voices: list[Voice] = []
         settled: list[int] = []
-        for index in np.flatnonzero(alive):
-            group = members[int(index)]
+        for group in linked(evidence, weight, limit, forbidden, solo_s):
             old = [people[node] for node in group if node < first]
             clusters.append([self._pieces[node - first] for node in sorted(group) if node >= first])
             voices.append(
@@ -506,7 +500,7 @@ class SpeakerRegistry:
         newcomers = [index for index, number in enumerate(numbers) if number == 0 and clusters[index]]
         for index in sorted(newcomers, key=lambda index: clusters[index][0].key):
             nobody = not self._older
-            enough = FIRST_PERSON_S if nobody else NEW_PERSON_S
+            enough = FIRST_PERSON_S if nobody else NEW_CLUSTER_S
             if voices[index].solo_s >= enough and len(self._older) < MAX_PEOPLE:
                 numbers[index] = self._new_person()
         return numbers
@@ -542,7 +536,7 @@ class SpeakerRegistry:
         while len(self._pieces) > MAX_PIECES:
             piece = self._pieces.pop(0)
             if piece.label in self._older and not piece.tentative:
-                self._older[piece.label].add(piece.unit, piece.solo_s)
+                self._older[piece.label].add(piece.unit, piece.solo_s, piece.weight)
 
     def _people(self) -> dict[int, Voice]:
         """Everybody's whole evidence: older sums and pieces."""
@@ -552,7 +546,7 @@ class SpeakerRegistry:
         }
         for piece in self._pieces:
             if piece.label in people and not piece.tentative:
-                people[piece.label].add(piece.unit, piece.solo_s)
+                people[piece.label].add(piece.unit, piece.solo_s, piece.weight)
         return people
 
     # ---- assignment at once ------------------------------------------------------------------------------------
@@ -734,6 +728,7 @@ class SpeakerRegistry:
                     "label": piece.label,
                     "tentative": piece.tentative,
                     "confidence": piece.confidence,
+                    "weight": piece.weight,
                 }
                 for piece in self._pieces
             ],
@@ -774,6 +769,7 @@ class SpeakerRegistry:
                         int(row["label"]),
                         bool(row["tentative"]),
                         float(row["confidence"]),
+                        float(row.get("weight", 1.0)),  # states of version 0.1.0 have none
                     )
                 )
             registry._shown = {int(number) for number in state["shown"]}
@@ -1124,20 +1120,28 @@ class Diarizer:
             if self._bank_s < PIECE_MIN_S:
                 break
             piece_frames = frames[part]
-            rows = np.unique(piece_frames * FRAME_SAMPLES // SHIFT_SAMPLES)
-            rows = np.unique(np.concatenate([rows, rows + 1])) - self._first_row
-            rows = rows[(rows >= 0) & (rows < len(self._rows))]
-            limit = int(min(EMBED_MAX_S, self._bank_s) * SAMPLE_RATE_HZ / SHIFT_SAMPLES)
+            rows = self._rows_of(piece_frames)
+            limit = int(self._bank_s * SAMPLE_RATE_HZ / SHIFT_SAMPLES)
             skip = max(0, (len(rows) - limit) // 2)
             rows = rows[skip : skip + limit]
             if len(rows) * SHIFT_SAMPLES < MIN_VOICE_S * SAMPLE_RATE_HZ:
                 continue
-            features = centred(self._rows[rows])
+            # The colour of their place and microphone is judged by all that they say alone in the window.
+            colour = self._rows[self._rows_of(frames[alone[:, slot]])].mean(0)
+            features = np.asarray(self._rows[rows] - colour, np.float32)
             vector = np.asarray(self._embed(features, np.ones(len(rows), np.float32)), dtype=np.float32)
             embedded_s = len(rows) * SHIFT_SAMPLES / SAMPLE_RATE_HZ
             self._bank_s -= embedded_s
-            key = self._registry.add_piece(vector, embedded_s, self._lane, window.number, slot)
+            second = float(np.sort(window.active[part], axis=1)[:, -2].mean())
+            weight = max(LEAST_WEIGHT, 1.0 - second / IMPURE_ON)
+            key = self._registry.add_piece(vector, embedded_s, self._lane, window.number, slot, weight=weight)
             self._places.append(_Place(key, piece_frames))
+
+    def _rows_of(self, frames: IntArray) -> IntArray:
+        """Places in the kept filter-bank rows of what is heard in these frames."""
+        rows = np.unique(frames * FRAME_SAMPLES // SHIFT_SAMPLES)
+        rows = np.unique(np.concatenate([rows, rows + 1])) - self._first_row
+        return np.asarray(rows[(rows >= 0) & (rows < len(self._rows))], np.int64)
 
     def _label(self, end_frame: int, last: bool) -> None:
         """Name every frame that is not final yet, and move the final border."""

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from streaming_models.data.speech_bank import SpeechBank
-from streaming_models.data.windows import RoomBank, Window, WindowSampler
+from streaming_models.data.turn_taking import read_turns
+from streaming_models.data.windows import DEGRADED, RoomBank, Window, WindowSampler
 from streaming_models.nets.encoder import FRAME_SAMPLES, LOOKAHEAD_SAMPLES, WIDTH, Encoder
 from streaming_models.nets.sot_decoder import SotDecoder
 from streaming_models.nets.spatial import SpatialEmbedding
@@ -66,6 +67,8 @@ class TrainSettings:
     decay: float = 0.99
     """Of the exponential average of the weights that a release is made of."""
     single_share: float = 0.45
+    degraded: float = DEGRADED
+    """What devices and networks do to the windows, see `data.degrade`; 0: nothing."""
 
 
 class SotModel(nn.Module):
@@ -332,12 +335,24 @@ def training_vocabulary(bank: SpeechBank) -> np.ndarray[Any, np.dtype[np.int64]]
     return np.array(sorted(used | {START_ID, END_ID}), np.int64)
 
 
+def sampler_of(bank: SpeechBank, rooms: Path, turns: Path | None, settings: TrainSettings) -> WindowSampler:
+    """The windows of a run.
+
+    Raises:
+        CorpusError: a line of `turns` is no turn.
+        ValueError: as `WindowSampler`.
+    """
+    real = read_turns(turns) if turns else None
+    return WindowSampler(bank, RoomBank.load(rooms), settings.single_share, degraded=settings.degraded, turns=real)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train from the command line; returns the exit status of the process."""
     defaults = TrainSettings()
     parser = argparse.ArgumentParser(prog="python -m streaming_models.train")
     parser.add_argument("--bank", type=Path, nargs="+", required=True, help="speech banks, without suffix")
     parser.add_argument("--rooms", type=Path, required=True)
+    parser.add_argument("--turns", type=Path, help="turns of real meetings, JSON lines: some windows are laid out so")
     parser.add_argument("--encoder", type=Path, required=True, help="pretrained encoder as .npz")
     parser.add_argument("--decoder", type=Path, required=True, help="pretrained decoder as .npz")
     parser.add_argument("--start", type=Path, help="weights to start from: a checkpoint or an encoder's state dict")
@@ -358,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
             load_checkpoint(model, saved)
         else:
             model.encoder.load_state_dict({n: v.float() for n, v in saved.items()})
-    sampler = WindowSampler(bank, RoomBank.load(options.rooms), settings.single_share)
+    sampler = sampler_of(bank, options.rooms, options.turns, settings)
     train(model, sampler, settings, options.out, options.resume, options.workers)
     return 0
 

@@ -1,9 +1,10 @@
 """Train the network that takes one voice out of several (`nets.extraction`), from corpora to a checkpoint.
 
 Run: python -m streaming_models.train_extraction --corpus DIR [DIR ...] --rooms ROOMS.npz --encoder ENCODER.npz
---out DIR [--steps N] [--resume]. Corpora are folders of Opus shards with manifests; no texts are needed. `--rooms` and
-`--encoder` are what `crosstalk train prepare` writes. Needs torch (extra `train`); the same on a CPU and a GPU, in
-bfloat16 where that is faster.
+--out DIR [--steps N] [--start MODEL.pt] [--resume]. Corpora are folders of Opus shards with manifests; no texts are
+needed. `--rooms` and `--encoder` are what `crosstalk train prepare` writes, `--start` what another run or
+`onnx_export.restore_extraction` wrote. Needs torch (extra `train`); the same on a CPU and a GPU, in bfloat16 where that
+is faster.
 
 Two losses are summed. One is the squared difference of magnitudes to the power of 0.5, masked mixture against the
 voice with its early echo: soft sounds count more than their energy. The other is how differently a recogniser hears
@@ -277,6 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rooms", type=Path, required=True, help="rooms.npz of `crosstalk train prepare`")
     parser.add_argument("--encoder", type=Path, required=True, help="encoder.npz of `crosstalk train prepare`")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a model.pt with the weights to start from")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--workers", type=int, default=1)
     for name, value in asdict(ExtractionSettings()).items():
@@ -290,7 +292,10 @@ def main(arguments: list[str] | None = None) -> int:
     held = ExtractionSampler(held_speech, held_rooms)
     ear = Encoder()
     ear.load_pretrained(dict(np.load(options.encoder)))
-    train(ExtractionNet(), ear, data, held, options.out, options.resume, options.workers)
+    net = ExtractionNet()
+    if options.start:
+        net.load_state_dict(torch.load(options.start, weights_only=True)["net"])
+    train(net, ear, data, held, options.out, options.resume, options.workers)
     return 0
 
 

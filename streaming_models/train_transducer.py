@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from streaming_models.data.speech_bank import BankWord, SpeechBank
-from streaming_models.data.windows import RoomBank, Window, WindowSampler
+from streaming_models.data.windows import Window, WindowSampler
 from streaming_models.nets.encoder import FRAME_SAMPLES, Encoder
 from streaming_models.nets.pieces import train_pieces
 from streaming_models.nets.spatial import SpatialEmbedding
@@ -47,13 +47,14 @@ from streaming_models.train import (
     batches,
     collate,
     rate_at,
+    sampler_of,
     window_samples,
     write,
 )
 
 CTC_WEIGHT = 0.25
 LOG_STEPS, SAVE_STEPS = 10, 20
-USED_SETTINGS = ("steps", "windows", "seed", "encoder_rate", "new_rate", "warmup", "decay", "single_share")
+USED_SETTINGS = ("steps", "windows", "seed", "encoder_rate", "new_rate", "warmup", "decay", "single_share", "degraded")
 
 
 class TransducerModel(nn.Module):
@@ -221,6 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m streaming_models.train_transducer")
     parser.add_argument("--bank", type=Path, nargs="+", required=True, help="speech banks, without suffix")
     parser.add_argument("--rooms", type=Path, required=True)
+    parser.add_argument("--turns", type=Path, help="turns of real meetings, JSON lines: some windows are laid out so")
     parser.add_argument("--encoder", type=Path, required=True, help="pretrained encoder as .npz")
     parser.add_argument("--tokens", type=Path, required=True, help="Moonshine's tokenizer.bin")
     parser.add_argument("--start", type=Path, help="an encoder's state dict to start from")
@@ -240,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     model.encoder.load_pretrained(dict(np.load(options.encoder)))
     if options.start:
         model.encoder.load_state_dict({n: v.float() for n, v in torch.load(options.start).items()})
-    sampler = WindowSampler(bank, RoomBank.load(options.rooms), settings.single_share)
+    sampler = sampler_of(bank, options.rooms, options.turns, settings)
     train(model, RowBatches(sampler, speller, settings), options.out, options.resume, options.workers)
     return 0
 

@@ -1,14 +1,15 @@
 """Training windows: ten seconds of a meeting made on the fly from the speech bank, with everything known about it.
 
 Half of the windows have one talker at a time, so that reading a single talker is never unlearnt; in the others a
-second talker interrupts, answers shortly or talks along. They are heard by headsets summed into one signal, or by one
-to four microphones in a simulated room from a bank of rooms made beforehand; with noise, gains and sometimes a dead
-channel. The same seed gives the same window.
+second talker interrupts, answers shortly or talks along. Where turns of real meetings are at hand, a share of the
+windows has two or three talkers who speak when people spoke there. They are heard by headsets summed into one signal,
+or by one to four microphones in a simulated room from a bank of rooms made beforehand; with noise, gains, sometimes a
+dead channel, and what else happens to sound on its way (`degrade`). The same seed gives the same window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streaming_models.data.corpus import SAMPLE_RATE_HZ, FloatArray
+from streaming_models.data.degrade import degrade
 from streaming_models.data.simulate import (
     MeetingSpec,
     Room,
@@ -25,6 +27,7 @@ from streaming_models.data.simulate import (
     seat_talkers,
 )
 from streaming_models.data.speech_bank import BankUtterance, BankWord, SpeechBank
+from streaming_models.data.turn_taking import BREATH_SAMPLES, MOST_STRETCHED, RealTurn, draw_stretch
 from streaming_models.sot import TimedUtterance
 
 RESPONSE_SAMPLES = 6_400
@@ -34,6 +37,16 @@ SHORT_SAMPLES = 40_000
 """Utterances up to this (2.5 s) serve as answers and backchannels."""
 PAUSE_SAMPLES = 4_800
 """Words closer than this are one stretch of activity."""
+BEFORE_SAMPLES = 3 * SAMPLE_RATE_HZ
+"""A real stretch begins so long before its window: somebody may be in mid-speech."""
+ANSWER_SAMPLES = 24_000
+"""An utterance up to this long (1.5 s) may stand for any shorter turn."""
+NEAREST = 4
+"""A turn is filled with one of so many utterances, those whose lengths suit it best."""
+DEGRADED = 0.5
+"""How much is done to windows; see `degrade`."""
+REAL_SHARE = 0.3
+"""Windows laid out as real meetings, where their turns are given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +135,36 @@ class Window:
 class WindowSampler:
     """Draws windows; `draw(seed)` depends on the seed only."""
 
-    def __init__(self, bank: SpeechBank, rooms: RoomBank, single_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        bank: SpeechBank,
+        rooms: RoomBank,
+        single_share: float = 0.5,
+        *,
+        degraded: float = DEGRADED,
+        turns: Mapping[str, Sequence[RealTurn]] | None = None,
+        real_share: float = REAL_SHARE,
+    ) -> None:
+        """A sampler over a bank.
+
+        Args:
+            bank, rooms: what is said, and where.
+            single_share: of the windows that are not laid out as real meetings, those without overlap.
+            degraded: strength of `degrade`; 0: microphones, codecs and networks are perfect.
+            turns: of real meetings, as `turn_taking.read_turns` gives them; only their times are used.
+            real_share: windows that are laid out as these.
+
+        Raises:
+            ValueError: utterances of fewer than two speakers, or a share or strength that is not within 0 and 1.
+        """
+        for name, value in (("single_share", single_share), ("degraded", degraded), ("real_share", real_share)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"expected {name} from 0 to 1, got {value}")
         usable = [u for u in bank.utterances if u.words]
         if len({u.speaker for u in usable}) < 2:
             raise ValueError(f"expected utterances of two speakers or more, got {len(usable)} utterances")
         self._bank, self._rooms, self._single_share = bank, rooms, single_share
+        self._degraded, self._turns, self._real_share = degraded, turns, real_share if turns else 0.0
         self._utterances = usable
         self._short = [u for u in usable if u.samples <= SHORT_SAMPLES] or usable
         self._by_speaker: dict[str, list[BankUtterance]] = {}
@@ -136,6 +174,12 @@ class WindowSampler:
     def draw(self, seed: int, samples: int) -> Window:
         """A window of so many samples."""
         rng = np.random.default_rng(seed)
+        # A generator of its own: what is said and where does not depend on what happens to it on its way.
+        on_its_way = np.random.default_rng([seed, 1])
+        if self._turns and np.random.default_rng([seed, 2]).random() < self._real_share:
+            lines = self._as_in(self._turns, rng, samples)
+            if lines:
+                return self._render(rng, on_its_way, samples, lines)
         first = self._line(rng, samples, self._any(rng), int(rng.uniform(-2.5, 1.0) * SAMPLE_RATE_HZ))
         lines = [first]
         if rng.random() >= self._single_share:
@@ -143,7 +187,48 @@ class WindowSampler:
             second = self._answers(rng, samples, taken)
             if second:
                 lines.append(second)
-        return self._render(rng, samples, lines)
+        return self._render(rng, on_its_way, samples, lines)
+
+    def _as_in(
+        self, turns: Mapping[str, Sequence[RealTurn]], rng: np.random.Generator, samples: int
+    ) -> list[list[tuple[BankUtterance, int]]]:
+        """A line each of the two or three who talk most in a real stretch, spoken by as many of the bank."""
+        stretch = draw_stretch(turns, (BEFORE_SAMPLES + samples) / SAMPLE_RATE_HZ, rng, least_talkers=2)
+        lines: list[list[tuple[BankUtterance, int]]] = []
+        players: set[str] = set()
+        for talker in stretch.speakers[:ROOM_TALKERS]:
+            player = self._any(rng).speaker
+            if player in players:
+                continue
+            players.add(player)
+            line = self._filled(rng, [turn for turn in stretch.turns if turn.speaker == talker], player, samples)
+            if line:
+                lines.append(line)
+        return lines
+
+    def _filled(
+        self, rng: np.random.Generator, real: Sequence[RealTurn], player: str, samples: int
+    ) -> list[tuple[BankUtterance, int]]:
+        """A speaker's utterances at the times of a real talker's turns, each at most once; places of the window."""
+        waiting = list(self._by_speaker[player])
+        line: list[tuple[BankUtterance, int]] = []
+        free = -BEFORE_SAMPLES
+        for turn in real:
+            start, end = (round(at_s * SAMPLE_RATE_HZ) - BEFORE_SAMPLES for at_s in (turn.start_s, turn.end_s))
+            at = max(start, free)
+            while at < min(end, samples):
+                left = end - at
+                fitting = [u for u in waiting if _spoken_samples(u) <= max(MOST_STRETCHED * left, ANSWER_SAMPLES)]
+                if not fitting:
+                    break
+                near = sorted(fitting, key=lambda each: abs(_spoken_samples(each) - left))[:NEAREST]
+                utterance = near[int(rng.integers(len(near)))]
+                length = _spoken_samples(utterance)
+                waiting.remove(utterance)
+                if at + length > 0:
+                    line.append((utterance, at - utterance.words[0].start_sample))
+                at = free = at + length + BREATH_SAMPLES
+        return line
 
     def _any(self, rng: np.random.Generator) -> BankUtterance:
         pool = self._short if rng.random() < 0.15 else self._utterances
@@ -191,7 +276,11 @@ class WindowSampler:
         return line
 
     def _render(
-        self, rng: np.random.Generator, samples: int, lines: Sequence[list[tuple[BankUtterance, int]]]
+        self,
+        rng: np.random.Generator,
+        on_its_way: np.random.Generator,
+        samples: int,
+        lines: Sequence[list[tuple[BankUtterance, int]]],
     ) -> Window:
         talks: list[TimedUtterance[BankWord]] = []
         speakers = list(dict.fromkeys(u.speaker for line in lines for u, _ in line))
@@ -209,6 +298,9 @@ class WindowSampler:
         channels = self._heard(rng, samples, dry)
         if len(channels) > 1 and rng.random() < 0.1:
             channels[int(rng.integers(len(channels)))] = 0.0
+        if self._degraded:
+            loudest = np.float32(0.9 / max(float(np.abs(channels).max()), 1e-5))
+            channels = degrade(channels * loudest, on_its_way, self._degraded)
         live = channels[np.abs(channels).max(axis=1) > 0]
         mix = live.mean(0) if rng.random() < 0.7 else live[int(rng.integers(len(live)))]
         scale = np.float32(rng.uniform(0.1, 0.9) / max(float(np.abs(channels).max()), float(np.abs(mix).max()), 1e-5))
@@ -240,6 +332,11 @@ class WindowSampler:
         snr_db = float(rng.uniform(8, 45))
         noisy: FloatArray = heard + coloured(rng, heard.shape) * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
         return noisy
+
+
+def _spoken_samples(utterance: BankUtterance) -> int:
+    """From its first word to the end of its last."""
+    return utterance.words[-1].end_sample - utterance.words[0].start_sample
 
 
 def coloured(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:

@@ -307,7 +307,7 @@ class Loader:
 
     @cached_property
     def _voices(self) -> Voices:
-        return Voices(self._weights / "voice")
+        return load_voices()
 
     @cached_property
     def _moonshine(self) -> Moonshine:
@@ -381,6 +381,11 @@ def spellings(phrases: Iterable[str], table: TokenTable) -> list[tuple[int, ...]
         for variant in (words, [words[0][:1].upper() + words[0][1:], *words[1:]]) if words else ():
             found[tuple(token for word in variant for token in table.encode_word(word))] = None
     return list(found)
+
+
+def load_voices() -> Voices:
+    """Only who speaks when, and what a voice is like."""
+    return Voices(Path(streaming_models.__file__).parent / "weights" / "voice")
 
 
 def load_models(system: str) -> Models:

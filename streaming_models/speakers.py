@@ -118,6 +118,8 @@ EDGE_FRAMES = 12
 EMBED_RATE = 0.7
 """Seconds embedded per second of audio, on average: enough for nearly all solo speech of a meeting. One embedded second
 costs about 50 ms of one core."""
+EMBED_ALONE_SHARE = 0.5
+"""Of that rate while no second person is known: there is nobody to be confused with."""
 EMBED_BANK_S = 16.0
 """Unused budget that can be saved, and what a lane starts with."""
 LOCAL_ON = 0.5
@@ -1069,7 +1071,8 @@ class Diarizer:
         if len(self._rows) > kept_rows:
             self._first_row += len(self._rows) - kept_rows
             self._rows = self._rows[-kept_rows:]
-        self._bank_s = min(EMBED_BANK_S, self._bank_s + self._embed_rate * len(audio) / SAMPLE_RATE_HZ)
+        rate = self._embed_rate * (1.0 if len(self._registry.labels) > 1 else EMBED_ALONE_SHARE)
+        self._bank_s = min(EMBED_BANK_S, self._bank_s + rate * len(audio) / SAMPLE_RATE_HZ)
         if self._worth_segmenting(audio):
             active = np.asarray(self._segment(self._window), dtype=np.float32)
             if active.shape != (WINDOW_FRAMES, LOCAL_SPEAKERS):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN_WIDTH = 288
-VOICE_WIDTH = 192
+VOICE_WIDTH = 256
+"""As the embedding that it is taught by, see `train_voice`."""
 
 
 class ActivityHead(nn.Module):
@@ -29,7 +30,7 @@ class ActivityHead(nn.Module):
 
 
 class VoiceHead(nn.Module):
-    """Frames -> (B, T, 192) unit vectors that are near for one voice; a frame of two voices means nothing."""
+    """Frames -> (B, T, 256) unit vectors that are near for one voice; a frame of two voices means nothing."""
 
     def __init__(
         self, hidden_width: int = HIDDEN_WIDTH, inner_width: int = 256, voice_width: int = VOICE_WIDTH

@@ -36,6 +36,10 @@ def test_prepare_writes_speech_rooms_and_pretrained_weights(tmp_path: Path, caps
     assert [u.speaker for u in held.utterances] == ["kept-apart"]
     assert len(train.utterances[0].words) > 8
     assert len(RoomBank.load(out / "rooms.npz").far) == 1
+    voices = np.load(out / "voices.npz")
+    assert voices["speakers"].tolist() == ["kept-apart", "near"]
+    assert np.allclose(np.linalg.norm(voices["voices"], axis=1), 1.0, atol=1e-4)
+    assert float(voices["voices"][0] @ voices["voices"][1]) > 0.99, "one recording under two names"
     assert {"conv1", "layers.5.o"} <= set(np.load(out / "encoder.npz"))
     assert {"embedding", "layers.5.cross.o"} <= set(np.load(out / "decoder.npz"))
     assert "train: 1 manifests, 1 utterances kept, 0 left out" in capsys.readouterr().out

@@ -13,7 +13,7 @@ def test_heads_give_two_logits_and_a_unit_vector_a_frame() -> None:
     hidden = torch.randn(2, 27, 288)
     assert ActivityHead()(hidden).shape == (2, 27, 2)
     voices = VoiceHead()(hidden)
-    assert voices.shape == (2, 27, 192)
+    assert voices.shape == (2, 27, 256)
     assert torch.allclose(voices.norm(dim=-1), torch.ones(2, 27), atol=1e-5)
 
 

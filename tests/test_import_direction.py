@@ -100,6 +100,8 @@ STREAMING_APART = {
     "streaming_models.nets": ("torch", "torchaudio", "sentencepiece"),
     "streaming_models.train_transducer": ("torch",),
     "streaming_models.train_extraction": ("torch",),
+    "streaming_models.train_voice": ("torch",),
+    "streaming_models.compare_decoders": ("torch",),
     "streaming_models.train": ("torch", "av", "soxr", "soundfile", "scipy", "pyroomacoustics"),
     "streaming_models.evaluate": ("torch", "av", "soxr", "soundfile", "scipy", "meeteval", "pyannote"),
     "streaming_models.scoring": ("meeteval", "pyannote"),

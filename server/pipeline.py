@@ -225,7 +225,7 @@ class Pipeline:
         if self._models.polish is not None and not separated:
             lane.polisher = Polisher(self._models.polish, lane.words, offset_samples)
         if number == MIX_LANE:
-            lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry)
+            lane.diarizer = Diarizer(self._models.segment, self._models.embed, self.registry, early=separated)
             lane.attribution = Attribution(lane.diarizer, lane.words, offset_samples)
             if separated:
                 lane.separator = SeatSeparator(self._audio.channels)

@@ -383,14 +383,17 @@ class SpeakerRegistry:
         self._pieces.append(_Piece(key, unit, solo_s, lane, window, slot, apart, weight=weight))
         return key
 
-    def recluster(self) -> dict[int, tuple[str, float]]:
+    def recluster(self, new_person_s: float = NEW_CLUSTER_S) -> dict[int, tuple[str, float]]:
         """Group all pieces anew, keep labels where most evidence had them, and forget the oldest pieces' borders.
+
+        Args:
+            new_person_s: solo speech that makes a cluster somebody new, where somebody is known already.
 
         Returns:
             For every piece still held: key -> (label, confidence in 0..1); `S?` while nobody can be named.
         """
         clusters, voices, settled = self._cluster()
-        numbers = self._inherit(clusters, voices, settled)
+        numbers = self._inherit(clusters, voices, settled, new_person_s)
         named = [index for index, number in enumerate(numbers) if number > 0]
         direction = np.array([voice.direction for voice in voices]).reshape(-1, EMBEDDING_SIZE).T  # (256, clusters)
         gain = np.array([voice.gain for voice in voices])
@@ -474,7 +477,9 @@ class SpeakerRegistry:
                     self._merge(number, settled[-1])
         return clusters, voices, settled
 
-    def _inherit(self, clusters: list[list[_Piece]], voices: list[Voice], settled: list[int]) -> list[int]:
+    def _inherit(
+        self, clusters: list[list[_Piece]], voices: list[Voice], settled: list[int], new_person_s: float
+    ) -> list[int]:
         """A person's number for each cluster; 0 where it has too little speech to be somebody new."""
         known = sorted(self._older)
         numbers = [0] * len(clusters)
@@ -502,7 +507,7 @@ class SpeakerRegistry:
         newcomers = [index for index, number in enumerate(numbers) if number == 0 and clusters[index]]
         for index in sorted(newcomers, key=lambda index: clusters[index][0].key):
             nobody = not self._older
-            enough = FIRST_PERSON_S if nobody else NEW_CLUSTER_S
+            enough = FIRST_PERSON_S if nobody else new_person_s
             if voices[index].solo_s >= enough and len(self._older) < MAX_PEOPLE:
                 numbers[index] = self._new_person()
         return numbers
@@ -875,6 +880,7 @@ class Diarizer:
         *,
         hop_frames: int | None = None,
         embed_rate: float | None = None,
+        early: bool = False,
     ) -> None:
         """A lane that starts at sample 0.
 
@@ -884,6 +890,8 @@ class Diarizer:
             lane: tells this lane's pieces from other lanes'.
             hop_frames: frames between windows; default `HOP_FRAMES`. Fewer: earlier labels, more work.
             embed_rate: embedded seconds per second; default `EMBED_RATE`. Less: cheaper, more confusions.
+            early: people are wanted as soon as possible, by somebody who judges by more than this lane; then all pieces
+                count alike, and a second of speech is enough for somebody new.
 
         Raises:
             VoiceInputError: a hop that is not between 1 and 589 frames, or a rate that is not above 0.
@@ -894,6 +902,7 @@ class Diarizer:
         self._lane = lane
         self._hop_frames = HOP_FRAMES if hop_frames is None else hop_frames
         self._embed_rate = EMBED_RATE if embed_rate is None else embed_rate
+        self._early = early
         if not 1 <= self._hop_frames <= WINDOW_FRAMES or not self._embed_rate > 0.0:
             raise VoiceInputError(
                 f"expected hop_frames 1..{WINDOW_FRAMES} and embed_rate > 0, "
@@ -1136,7 +1145,7 @@ class Diarizer:
             embedded_s = len(rows) * SHIFT_SAMPLES / SAMPLE_RATE_HZ
             self._bank_s -= embedded_s
             second = float(np.sort(window.active[part], axis=1)[:, -2].mean())
-            weight = max(LEAST_WEIGHT, 1.0 - second / IMPURE_ON)
+            weight = 1.0 if self._early else max(LEAST_WEIGHT, 1.0 - second / IMPURE_ON)
             key = self._registry.add_piece(vector, embedded_s, self._lane, window.number, slot, weight=weight)
             self._places.append(_Place(key, piece_frames))
 
@@ -1148,7 +1157,7 @@ class Diarizer:
 
     def _label(self, end_frame: int, last: bool) -> None:
         """Name every frame that is not final yet, and move the final border."""
-        answers = self._registry.recluster()
+        answers = self._registry.recluster(NEW_PERSON_S if self._early else NEW_CLUSTER_S)
         begin = self._final_frame
         count = max(0, end_frame - begin)
         votes, speech, sure = self._votes(begin, count, answers)

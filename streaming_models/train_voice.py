@@ -10,6 +10,10 @@ summed: one minus the cosine to the person's own voice, and the cross-entropy of
 twentieth of the speakers and of the rooms is kept for validation. A step's excerpts depend on the seed and the step
 alone, so a resumed run sees what a whole one would.
 
+Measured (600 steps of 24 excerpts of 2.6 s, about 600 speakers, seed 1): equal error rate on ten people of LibriSpeech
+dev, 2 s, dry and in rooms: 0.364 and 0.379, the embedder itself 0.036 and 0.056; of held-out speakers 0.217. The
+encoder's last frames have next to nothing left of the voice, so no head ships; its lower layers were not tried.
+
 Source: teaching one network's frames the speaker space of another is Auden-Voice's and NeMo's way to a voice encoder
 beside a recogniser; choosing among known voices at a scale is Wang et al., "CosFace", CVPR 2018, without its margin.
 """
@@ -35,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from streaming_models.data.corpus import FloatArray
 from streaming_models.data.extraction_windows import SpeechOf
 from streaming_models.data.windows import ROOM_MICROPHONES, ROOM_TALKERS, RoomBank, coloured
-from streaming_models.nets.encoder import FRAME_SAMPLES, LOOKAHEAD_SAMPLES, Encoder
+from streaming_models.nets.encoder import FRAME_SAMPLES, LAYERS, LOOKAHEAD_SAMPLES, Encoder
 from streaming_models.nets.heads import VoiceHead, pool_voices
 from streaming_models.nets.losses import voice_loss
 from streaming_models.train import CHUNKS, write
@@ -61,6 +65,8 @@ class VoiceSettings:
     chunks: int = 4
     rate: float = 2e-3
     seed: int = 1
+    layers: int = LAYERS
+    """Of the encoder below the head: what comes out of the last tells words apart, not voices."""
 
     @property
     def samples(self) -> int:
@@ -277,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.start:
         saved = torch.load(options.start, map_location="cpu", weights_only=True)
         encoder.load_state_dict({name: value.float() for name, value in saved.get("encoder", saved).items()})
+    encoder.layers = encoder.layers[: settings.layers]
     torch.manual_seed(settings.seed)
     checks = VoiceSettings(steps=6, excerpts=settings.excerpts, chunks=settings.chunks, seed=0)
     held = VoiceBatches(held_speech, sorted(held_speech), held_rooms, checks)

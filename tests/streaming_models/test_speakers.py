@@ -127,6 +127,55 @@ def test_reclustering_tells_made_up_voices_apart() -> None:
     assert labels[0] == "S1"
 
 
+def test_pieces_in_which_somebody_else_is_heard_count_less() -> None:
+    mixed = (person(0) + person(1)) / np.float32(math.sqrt(2))
+
+    def people(weight: float) -> int:
+        registry = sp.SpeakerRegistry()
+        for seed in range(3):
+            for who in (0, 1):
+                registry.add_piece(heard(who, 2.0, seed), 2.0)
+        for _ in range(12):
+            registry.add_piece(mixed, 2.0, weight=weight)
+        registry.recluster()
+        return len(registry.labels)
+
+    assert people(weight=0.02) == 2
+    voice = sp.Voice()
+    voice.add(person(0), 2.0, weight=0.25)
+    assert voice.solo_s == 0.5
+    assert voice.similarity(sp.voice_of([(person(0), 2.0)])) == pytest.approx(
+        sp.voice_of([(person(0), 2.0)]).similarity(sp.voice_of([(person(0), 2.0)])), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1.5, math.nan])
+def test_a_weight_out_of_range_is_refused(weight: float) -> None:
+    with pytest.raises(VoiceInputError, match="expected a weight above 0 and up to 1"):
+        sp.SpeakerRegistry().add_piece(person(0), 1.0, weight=weight)
+
+
+def test_a_state_without_weights_is_one_in_which_all_pieces_count_alike() -> None:
+    registry = sp.SpeakerRegistry()
+    registry.add_piece(person(0), 2.0)
+    state = registry.to_state()
+    older = json.loads(json.dumps(state))
+    del older["pieces"][0]["weight"]
+    assert sp.SpeakerRegistry.from_state(older).to_state() == state
+
+
+def test_somebody_new_needs_as_much_speech_as_is_asked_for() -> None:
+    def people(new_person_s: float) -> int:
+        registry = sp.SpeakerRegistry()
+        registry.add_piece(person(0), 2.0)
+        registry.add_piece(person(1), 1.2)
+        registry.recluster(new_person_s)
+        return len(registry.labels)
+
+    assert people(1.0) == 2
+    assert people(1.5) == 1
+
+
 def test_a_wrong_start_is_repaired_by_later_evidence() -> None:
     registry = sp.SpeakerRegistry()
     unclear = (person(0) + person(1)) / np.float32(math.sqrt(2))
@@ -140,7 +189,7 @@ def test_a_wrong_start_is_repaired_by_later_evidence() -> None:
 def test_state_round_trip_goes_on_identically() -> None:
     one = sp.SpeakerRegistry()
     for seed in range(9):
-        one.add_piece(heard(seed % 3, 1.5, seed), 1.5, lane=0, window=seed, slot=0)
+        one.add_piece(heard(seed % 3, 1.5, seed), 1.5, lane=0, window=seed, slot=0, weight=1 - seed / 10)
     one.recluster()
     one.assign_turn(person(9), 2.0, channel=4)
     other = sp.SpeakerRegistry.from_state(json.loads(json.dumps(one.to_state())))

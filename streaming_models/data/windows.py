@@ -28,7 +28,7 @@ from streaming_models.data.simulate import (
 )
 from streaming_models.data.speech_bank import BankUtterance, BankWord, SpeechBank
 from streaming_models.data.turn_taking import BREATH_SAMPLES, MOST_STRETCHED, RealTurn, draw_stretch
-from streaming_models.sot import TimedUtterance
+from streaming_models.sot import TimedUtterance, assign
 
 RESPONSE_SAMPLES = 6_400
 """Longer tails are cut: 0.4 s."""
@@ -43,6 +43,8 @@ ANSWER_SAMPLES = 24_000
 """An utterance up to this long (1.5 s) may stand for any shorter turn."""
 NEAREST = 4
 """A turn is filled with one of so many utterances, those whose lengths suit it best."""
+ENDING_SAMPLES, DEAD_SHARE = SAMPLE_RATE_HZ // 2, 1e-3
+"""A microphone whose end has less than this share of another's power has died."""
 DEGRADED = 0.5
 """How much is done to windows; see `degrade`."""
 REAL_SHARE = 0.3
@@ -204,7 +206,7 @@ class WindowSampler:
             line = self._filled(rng, [turn for turn in stretch.turns if turn.speaker == talker], player, samples)
             if line:
                 lines.append(line)
-        return lines
+        return _without_third_voice(lines)
 
     def _filled(
         self, rng: np.random.Generator, real: Sequence[RealTurn], player: str, samples: int
@@ -302,7 +304,10 @@ class WindowSampler:
             loudest = np.float32(0.9 / max(float(np.abs(channels).max()), 1e-5))
             channels = degrade(channels * loudest, on_its_way, self._degraded)
         live = channels[np.abs(channels).max(axis=1) > 0]
-        mix = live.mean(0) if rng.random() < 0.7 else live[int(rng.integers(len(live)))]
+        # One that dies meanwhile is no mix: what is said later would be labelled and not heard.
+        ends = np.square(live[:, -ENDING_SAMPLES:]).mean(axis=1)
+        lasting = live[ends >= DEAD_SHARE * ends.max()]
+        mix = live.mean(0) if rng.random() < 0.7 else lasting[int(rng.integers(len(lasting)))]
         scale = np.float32(rng.uniform(0.1, 0.9) / max(float(np.abs(channels).max()), float(np.abs(mix).max()), 1e-5))
         padded = np.zeros((ROOM_MICROPHONES, samples), np.float32)
         padded[: len(channels)] = channels * scale
@@ -332,6 +337,19 @@ class WindowSampler:
         snr_db = float(rng.uniform(8, 45))
         noisy: FloatArray = heard + coloured(rng, heard.shape) * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
         return noisy
+
+
+def _without_third_voice(lines: list[list[tuple[BankUtterance, int]]]) -> list[list[tuple[BankUtterance, int]]]:
+    """The lines less what is said while two others speak: there are two virtual channels, and what is heard is to be
+    labelled."""
+    placed: list[TimedUtterance[BankWord]] = [
+        TimedUtterance(f"{n} {k}", at + u.words[0].start_sample, at + u.words[-1].end_sample, ())
+        for n, line in enumerate(lines)
+        for k, (u, at) in enumerate(line)
+    ]
+    left_out = {utterance.speaker for utterance in assign(placed).left_out}
+    kept = [[said for k, said in enumerate(line) if f"{n} {k}" not in left_out] for n, line in enumerate(lines)]
+    return [line for line in kept if line]
 
 
 def _spoken_samples(utterance: BankUtterance) -> int:

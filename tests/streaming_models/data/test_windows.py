@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streaming_models.data import windows
+from streaming_models.data.degrade import lose_channel
 from streaming_models.data.simulate import TimedWord
 from streaming_models.data.speech_bank import BankUtterance, BankWord, SpeechBank
 from streaming_models.data.turn_taking import RealTurn
 from streaming_models.data.windows import ROOM_MICROPHONES, RoomBank, Window, WindowSampler, build_rooms
+from streaming_models.sot import assign
 
 RATE_HZ = 16_000
 LENGTH = 6 * RATE_HZ
@@ -151,6 +154,18 @@ def test_degraded_windows_depend_on_the_seed_alone() -> None:
         assert np.array_equal(sampler.draw(seed, LENGTH).mix, draw(seed, degraded=1.0).mix)
 
 
+def test_a_microphone_that_dies_is_never_the_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "degrade", lambda audio, rng, _strength: lose_channel(audio, rng))
+    died = 0
+    for seed in range(30):
+        window = draw(seed, degraded=1.0)
+        live = window.channels[window.channels.any(axis=1)]
+        dead = ~live[:, -4_000:].any(axis=1)
+        died += bool(dead.any())
+        assert not any(np.abs(window.mix - one).max() < 1e-5 for one in live[dead])
+    assert died > 5
+
+
 def test_what_the_mix_is_made_of_is_what_the_microphones_sent() -> None:
     for seed in range(12):
         window = draw(seed, degraded=1.0)
@@ -166,6 +181,15 @@ def test_windows_laid_out_as_a_meeting_overlap_as_it_does() -> None:
         both, any_of_them = both + activity[:, 1].sum(), any_of_them + activity[:, 0].sum()
     # B talks 0.8 s of every 4; the shortest utterances of the bank last 0.7 s, and some of A's turns are left unfilled.
     assert 0.08 < both / any_of_them < 0.35
+
+
+def test_nobody_is_heard_without_a_virtual_channel_in_windows_laid_out_as_a_meeting() -> None:
+    three = [real_turn(name, at, at + 3.0) for name in "ABC" for at in np.arange(0.0, 120.0, 3.5)]
+    meetings = {"meeting": tuple(sorted(three, key=lambda turn: turn.start_s))}
+    sampler = WindowSampler(bank(), rooms(), degraded=0.0, turns=meetings, real_share=1.0)
+    drawn = [sampler.draw(seed, LENGTH) for seed in range(12)]
+    assert not any(assign(window.talks).left_out for window in drawn)
+    assert any(len({talk.speaker for talk in window.talks}) > 1 for window in drawn)
 
 
 def test_windows_laid_out_as_a_meeting_depend_on_the_seed_alone() -> None:

@@ -37,8 +37,8 @@ class VoiceInputError(ValueError):
     """Audio or features of the wrong shape, type or content; says what was expected and received."""
 
 
-def mel_matrix() -> FloatArray:
-    """(257, 80) triangular mel weights over the power spectrum.
+def mel_matrix(high_hz: float = SAMPLE_RATE_HZ / 2) -> FloatArray:
+    """(257, 80) triangular mel weights over the power spectrum, the highest bin ending at `high_hz`.
 
     Source: Kaldi MelBanks: mel = 1127 ln(1 + f / 700), triangles in the mel domain, the Nyquist bin unused.
     """
@@ -46,7 +46,7 @@ def mel_matrix() -> FloatArray:
     def mel(frequency_hz: npt.ArrayLike) -> npt.NDArray[np.float64]:
         return np.asarray(1127.0 * np.log1p(np.asarray(frequency_hz) / 700.0), dtype=np.float64)
 
-    edges = np.linspace(mel(LOW_HZ), mel(SAMPLE_RATE_HZ / 2), MEL_BINS + 2)  # (82,)
+    edges = np.linspace(mel(LOW_HZ), mel(high_hz), MEL_BINS + 2)  # (82,)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     bins = mel(np.arange(FFT_SIZE // 2) * (SAMPLE_RATE_HZ / FFT_SIZE))[:, None]  # (256, 1)
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -84,7 +85,15 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Waveform to 24 ms frames. `forward` is the masked whole (training), `step` one chunk with caches (live)."""
+    """Waveform to 24 ms frames. `forward` is the masked whole (training), `step` one chunk with caches (live).
+
+    Satisfies `nets.streaming.StreamingEncoder`.
+    """
+
+    FRAME_SAMPLES: ClassVar[int] = FRAME_SAMPLES
+    LOOKAHEAD_SAMPLES: ClassVar[int] = LOOKAHEAD_SAMPLES
+    width: int = WIDTH
+    added_width: int = WIDTH
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,6 +112,10 @@ class Encoder(nn.Module):
             RuntimeError: a weight is missing or has another shape.
         """
         self.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+
+    def start(self, streams: int, left_frames: int) -> EncoderState:
+        """The state before the first sample."""
+        return EncoderState.start(streams, left_frames)
 
     def whole(self, samples: Tensor) -> Tensor:
         """(B, S) -> (B, T, WIDTH) with full context and whole-clip statistics: the teacher."""

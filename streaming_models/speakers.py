@@ -8,10 +8,11 @@ This file refuses to run networks, to name people (labels are S1, S2, ...), and 
 
 How it works, in one paragraph. Every `HOP_FRAMES` a 10 s window is segmented into at most three local speakers
 (pyannote, overlap-aware). New stretches in which one local speaker is alone become *pieces*, each with one voice
-embedding; a budget bounds the embedded seconds. All recent pieces and the people's older evidence are clustered
-anew at every hop (agglomerative, mean linkage), so an early mistake is repaired as soon as there is evidence; clusters
-inherit the labels they mostly had. A frame takes the label of its piece, or of the nearest piece of the same local
-speaker; windows that cover a frame vote. Frames older than `FINAL_AFTER_S` do not change any more.
+embedding and a weight, how surely nobody else is heard in it; a budget bounds the embedded seconds. All recent pieces
+and the people's older evidence are clustered anew at every hop (`linkage.py`), so an early mistake is repaired as soon
+as there is evidence; clusters inherit the labels they mostly had. A frame takes the label of its piece, or of the
+nearest piece of the same local speaker; windows that cover a frame vote. Frames older than `FINAL_AFTER_S` do not
+change any more.
 
 Sources: local segmentation then global clustering is pyannote.audio's pipeline (Bredin, Interspeech 2023); rolling
 windows with cannot-link and provisional output are diart's (Coria et al., ASRU 2021). Clustering whole pieces rather

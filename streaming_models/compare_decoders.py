@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from streaming_models.data.corpus import FloatArray, Utterance, read_corpus
+from streaming_models.data.speech_bank import aligned
 from streaming_models.data.windows import ROOM_MICROPHONES, ROOM_TALKERS, RoomBank
 from streaming_models.nets.encoder import FRAME_SAMPLES
 from streaming_models.scoring import ErrorCount, normalise
@@ -53,16 +54,8 @@ class Clip:
 def errors(reference: str, heard: str) -> ErrorCount:
     """Word errors of a text against what was said, both normalised."""
     said, words = normalise(reference).split(), normalise(heard).split()
-    row = np.arange(len(words) + 1)
-    for i, word in enumerate(said, start=1):
-        different = np.array([word != other for other in words], np.int64)
-        best = np.minimum(row[1:] + 1, row[:-1] + different)
-        grown = np.empty_like(row)
-        grown[0] = i
-        for j, value in enumerate(best, start=1):
-            grown[j] = min(value, grown[j - 1] + 1)
-        row = grown
-    return ErrorCount(int(row[-1]), len(said))
+    wrong = sum(1 for a, b in aligned(said, words) if a is None or b is None or said[a] != words[b])
+    return ErrorCount(wrong, len(said))
 
 
 def clip_errors(clip: Clip, heard: tuple[str, str]) -> ErrorCount:

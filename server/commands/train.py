@@ -70,10 +70,10 @@ def run_prepare(args: argparse.Namespace) -> int:
         for name, chosen in (("train", [p for p in manifests if p not in held]), ("held", held)):
             kept, dropped = write_bank(args.out / name, _utterances(chosen), read, graphs.table)
             print(f"{name}: {len(chosen)} manifests, {kept} utterances kept, {dropped} left out")
+        speakers, vectors = speaker_voices(_utterances(manifests), load_voices().embed)
     except CorpusError as error:
         print(error, file=sys.stderr)
         return 1
-    speakers, vectors = speaker_voices(_utterances(manifests), load_voices().embed)
     np.savez(args.out / "voices.npz", speakers=speakers, voices=vectors)
     print(f"voices: {len(speakers)} speakers")
     build_rooms(args.rooms, args.seed).save(args.out / "rooms.npz")

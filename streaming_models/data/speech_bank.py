@@ -141,7 +141,7 @@ def label(text: str, reading: Sequence[ReadWord], table: TokenTable) -> tuple[Ba
     if not said or not heard:
         return ()
     keys = [normalise(word.word.text) for word in heard]
-    pairs = _aligned([key for _, key in said], keys)
+    pairs = aligned([key for _, key in said], keys)
     errors = sum(1 for a, b in pairs if a is None or b is None or said[a][1] != keys[b])
     if errors > max(1, MOST_ERRORS * len(said)):
         return ()
@@ -175,8 +175,8 @@ def _place(waiting: list[str], words: list[BankWord], until_sample: int, table: 
         words.append(BankWord(table.encode_word(written), first, last))
 
 
-def _aligned(said: list[str], heard: list[str]) -> list[tuple[int | None, int | None]]:
-    """Pairs of indices along the cheapest edit path."""
+def aligned(said: list[str], heard: list[str]) -> list[tuple[int | None, int | None]]:
+    """Pairs of indices along the cheapest edit path; None where a word has no partner."""
     cost = np.zeros((len(said) + 1, len(heard) + 1), np.int32)
     cost[:, 0], cost[0] = np.arange(len(said) + 1), np.arange(len(heard) + 1)
     for i, a in enumerate(said, start=1):
